@@ -1,0 +1,1 @@
+"""What every tensorbench package needs: configs, runs, records, tracking, claims, data, timing, plotting."""

@@ -1,0 +1,1 @@
+"""Tensor decompositions for machine learning: functional, Bayesian, exact CP, structure search."""
