@@ -1,0 +1,9 @@
+"""Claims: what they are (:mod:`.models`), how they are decided (:mod:`.decide`), with which statistics (:mod:`.statistics`).
+
+Importing this package stays light (pydantic only): ``from tensorbench.core.claims.decide import decide, ledger`` is what
+brings in pandas and scipy.
+"""
+
+from tensorbench.core.claims.models import FORMS, Claim, Verdict
+
+__all__ = ["FORMS", "Claim", "Verdict"]
