@@ -1,7 +1,7 @@
-"""Claims: what they are (:mod:`.models`), how they are decided (:mod:`.decide`), with which statistics (:mod:`.statistics`).
+"""Claims: what they are (``models``), how they are decided (``decide``), and with which statistics (``statistics``).
 
-Importing this package stays light (pydantic only): ``from tensorbench.core.claims.decide import decide, ledger`` is what
-brings in pandas and scipy.
+Importing this package stays light (pydantic only); ``from tensorbench.core.claims.decide import decide, ledger`` is
+what brings in pandas and scipy.
 """
 
 from tensorbench.core.claims.models import FORMS, Claim, Verdict

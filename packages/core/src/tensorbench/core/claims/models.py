@@ -1,7 +1,7 @@
 """What a claim is: a sentence of a paper, and the predicate over records that decides it.
 
-Typed models of the ``claims:`` entries of an experiment's config. Light on purpose (pydantic only): they are read whenever
-Snakemake parses the workflow. Deciding a claim is :mod:`tensorbench.core.claims.decide`'s.
+Typed models of the ``claims:`` entries of an experiment's config. Light on purpose (pydantic only): they are read
+whenever Snakemake parses the workflow. Deciding a claim is :mod:`tensorbench.core.claims.decide`'s.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class _Bounded(_Strict):
     def _one_bound(self):
         given = [key for key in ("at_most", "at_least", "between") if getattr(self, key) is not None]
         if len(given) != 1:
-            found = "none of them" if not given else " and ".join(f"`{key}`" for key in given)
-            raise ValueError(f"exactly one bound is needed, `at_most`, `at_least` or `between`; {found} {"is" if len(given) < 2 else "are"} given")
+            found = "none is given" if not given else " and ".join(f"`{key}`" for key in given) + " are given"
+            raise ValueError(f"exactly one bound is needed, `at_most`, `at_least` or `between`; {found}")
         if self.between is not None and not self.between[0] < self.between[1]:
             low, high = self.between
             raise ValueError(f"`between` must be [low, high] with low < high; got [{low:g}, {high:g}]")
@@ -156,7 +156,10 @@ class Difference(_Pair):
 
 
 class Slope(_Bounded, _Datasets):
-    """Exponent of a metric's growth with a parameter of the datasets or methods, or with ``step``: a log-log fit per seed."""
+    """Exponent of a metric's growth with a parameter of the datasets or methods, or with ``step``.
+
+    A least-squares line through the logarithms, fitted per seed.
+    """
 
     metric: Name
     of: Names
@@ -176,7 +179,10 @@ class Holds(_Datasets):
 
 
 class Custom(_Bounded):
-    """A function of the experiment module: ``name(records)`` returns one value per seed, or one value if deterministic."""
+    """A function of the experiment module, ``name(records)``.
+
+    It returns one value per seed, or one value if the claim is deterministic.
+    """
 
     function: Identifier
     unit: str = ""
@@ -252,7 +258,7 @@ class Claim(_Strict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row of the ledger: a claim, what was measured (95 % interval over seeds, None where there is none), the verdict."""
+    """A row of the ledger: a claim, what was measured and its 95 % interval over seeds (None where there is none)."""
 
     claim: str
     paper: str
