@@ -1,0 +1,188 @@
+"""The stages behind the records: ``collect``, ``experiment`` (verdicts, table, figures) and ``ledger``, as commands."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from tensorbench.core import data, record, records
+from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, Workspace, load
+from tensorbench.core.job import _import_module, _logging
+from tensorbench.core.records import Paths
+
+log = logging.getLogger("tensorbench")
+
+
+class ReportError(RuntimeError):
+    """A table or figure could not be made."""
+
+
+def missing_jobs(experiment: Experiment, paths: Paths) -> dict[str, str]:
+    """Why each absent job is absent, skipped datasets included."""
+    missing = dict(records.collect(experiment, paths).missing)
+    for dataset, choice in experiment.datasets.items():
+        if any(key.startswith(f"{dataset}/") and reason == "not run" for key, reason in missing.items()):
+            found, reason = data.available(choice.uses)
+            if not found:
+                for method in experiment.methods:
+                    missing[f"{dataset}/{method}"] = f"dataset {dataset} skipped: {reason}"
+    return missing
+
+
+def trials_of(experiment: Experiment, paths: Paths) -> dict[str, int]:
+    """Tuning trials that each method was given; 0 means its library's or paper's defaults."""
+    return {m: experiment.tuning.trials if experiment.tuning and experiment.is_tuned(m) else 0 for m in experiment.methods}
+
+
+def report_experiment(experiment: Experiment, root: Path, *, strict: bool = False) -> None:
+    """Verdicts, table and figures of one experiment from its collected records."""
+    paths = Paths(root, experiment.scale)
+    frame = records.load(paths.collected(experiment.key))
+    module = _import_module(experiment, root)
+    set_method_looks(root, experiment.scale)
+    _decide(experiment, frame, paths, module)
+    _table(experiment, frame, paths)
+    _figures(experiment, frame, paths, module, strict)
+
+
+def _decide(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType) -> None:
+    from tensorbench.core.claims.decide import decide
+
+    missing = missing_jobs(experiment, paths)
+    trials = trials_of(experiment, paths)
+    rows = []
+    for claim in experiment.claims:
+        verdict = decide(claim, frame, experiment.metrics, missing=missing, module=module)
+        used = sorted(claim.methods() or experiment.methods)
+        counts = ", ".join(f"{m}: {trials[m]}" for m in used if m in trials) if any(trials.values()) else ""
+        verdict = dataclasses.replace(verdict, package=experiment.package, experiment=experiment.name, trials=counts)
+        rows.append(dataclasses.asdict(verdict))
+        log.info("%-16s %s: %s (measured %s, bound %s)%s", verdict.verdict.upper(), claim.id, claim.says,
+                 "–" if verdict.measured is None else f"{verdict.measured:.4g}", verdict.bound,
+                 f" [{verdict.note}]" if verdict.note else "")  # fmt: skip
+    record.write_text(paths.collected(experiment.key, ".claims.json"), json.dumps(rows, indent=1, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _table(experiment: Experiment, frame: pd.DataFrame, paths: Paths) -> None:
+    from tensorbench.core import tables
+
+    columns = experiment.table or list(experiment.metrics)
+    table = tables.experiment_table(
+        frame, datasets=list(experiment.datasets), methods=list(experiment.methods),
+        metrics={name: experiment.metrics[name] for name in columns}, trials=trials_of(experiment, paths),
+    )  # fmt: skip
+    tables.write(table, paths.table(experiment.key))
+
+
+def _figures(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType, strict: bool) -> None:
+    from tensorbench.core import plotting
+
+    made: dict[str, Any] = {}
+    problem: Exception | None = None
+    if experiment.figures:
+        try:
+            for name, figure in module.figures(frame):
+                if name not in experiment.figures:
+                    raise ReportError(f"figures() yields {name!r}, which {experiment.config_path.name} does not declare")
+                made[name] = figure
+            absent = [name for name in experiment.figures if name not in made]
+            if absent:
+                raise ReportError(f"figures() did not yield {', '.join(absent)}, declared in {experiment.config_path.name}")
+        except Exception as error:  # a figure that fails must not sink the paper; it says so in its own place
+            problem = error
+            log.exception("%s: its figures failed", experiment.key)
+    for name in experiment.figures:
+        figure = made.get(name)
+        if figure is None:
+            figure, axes = plotting.figure(columns=2)
+            text = f"{name}: not drawn\n{problem or 'no records'}"
+            axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+            axes.set_axis_off()
+        plotting.save(figure, paths.figure(experiment.key, name))
+    if problem is not None and strict:
+        raise ReportError(f"{experiment.key}: {problem}") from problem
+
+
+def set_method_looks(root: Path, scale: str) -> None:
+    """One colour per method across the paper: told from every config, whichever experiment is being drawn."""
+    from tensorbench.core import plotting
+
+    workspace = load(root, scale)
+    plotting.set_methods({e.key: list(e.methods) for e in workspace.experiments.values()})
+
+
+def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:
+    """Every claim of every experiment, and one row for each paper that has none yet."""
+    from tensorbench.core.claims.decide import ledger
+    from tensorbench.core.claims.models import Verdict
+
+    paths = Paths(root, workspace.scale)
+    verdicts = []
+    for experiment in workspace.experiments.values():
+        path = paths.collected(experiment.key, ".claims.json")
+        if path.exists():
+            verdicts += [Verdict(**row) for row in json.loads(path.read_text())]
+    table = ledger(verdicts, workspace.papers)
+    with record.atomic(paths.ledger()) as temporary:
+        table.to_csv(temporary, index=False)
+    record.write_text(paths.ledger(".json"), table.to_json(orient="records", indent=1, force_ascii=False) + "\n")
+    from tensorbench.core import tables
+
+    tables.write(table, paths.table("ledger"))
+    return table
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(prog="python -m tensorbench.core.report", description=__doc__)
+    commands = arguments.add_subparsers(dest="command", required=True)
+    for name in ("collect", "experiment", "ledger"):
+        command = commands.add_parser(name)
+        if name != "ledger":
+            command.add_argument("experiment", help="<package>/<experiment>")
+        if name == "experiment":
+            command.add_argument("--strict", action="store_true", help="a figure that fails is an error (CI)")
+        command.add_argument("--scale", default=DEFAULT_SCALE)
+        command.add_argument("--root", type=Path, default=Path("."))
+        command.add_argument("--log", type=Path)
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    _logging(arguments.log)
+    root = arguments.root.resolve()
+    data.discover()
+    try:
+        if arguments.command == "ledger":
+            table = write_ledger(load(root, arguments.scale), root)
+            counts = table["verdict"].value_counts()
+            log.info("ledger: %s", ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+            return 0
+        experiment = load(root, arguments.scale, only=arguments.experiment).experiment(arguments.experiment)
+        paths = Paths(root, experiment.scale)
+        if arguments.command == "collect":
+            collected = records.collect(experiment, paths)
+            records.write_collected(paths.collected(experiment.key), collected)
+            log.info("%s: %d runs, %d jobs absent", experiment.key, collected.table.num_rows, len(collected.missing))
+        else:
+            report_experiment(experiment, root, strict=arguments.strict)
+    except (ConfigError, record.RecordError, ReportError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

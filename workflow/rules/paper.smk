@@ -1,0 +1,53 @@
+# The paper: the last node of the graph.
+
+
+def reports_of(wildcards):
+    return plan(wildcards.scale).reports(EXPERIMENTS)
+
+
+rule pdf:
+    input:
+        reports_of,
+        ledger="results/{scale}/claims.json",
+        source="paper/paper.typ",
+        sections=[f"paper/sections/{package}.typ" for package in PLAN.workspace.packages],
+    output:
+        report("results/{scale}/paper.pdf", category="Paper", caption="../report/paper.rst"),
+    log:
+        "results/{scale}/paper.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Setting the paper ({wildcards.scale})"
+    shell:
+        "{PYTHON} -m tensorbench.core.paper --scale {wildcards.scale} --output {output} --log {log}"
+
+
+rule published:
+    input:
+        f"results/{SCALE}/paper.pdf",
+    output:
+        "paper/paper.pdf",
+    params:
+        scale=SCALE,
+    log:
+        "results/published.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "paper/paper.pdf is the paper at scale {params.scale}"
+    shell:
+        "cp {input} {output} 2> {log}"
+
+
+rule sync:
+    input:
+        store="results/store.ready",
+    log:
+        "results/sync.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Logging to MLflow what it lacks"
+    shell:
+        "{PYTHON} -m tensorbench.core.tracking sync 2>&1 | tee {log}"

@@ -1,0 +1,75 @@
+# From records to one tidy table, verdicts, a table and figures per experiment; then the ledger over all of them.
+
+
+def records_of(wildcards):
+    return plan(wildcards.scale).job_files(experiment_of(wildcards))
+
+
+rule collect:
+    input:
+        records_of,
+    output:
+        parquet="results/{scale}/{package}/{experiment}.parquet",
+        csv="results/{scale}/{package}/{experiment}.csv",
+    log:
+        "results/{scale}/{package}/{experiment}.collect.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Collecting {wildcards.package}/{wildcards.experiment} ({wildcards.scale})"
+    shell:
+        "{PYTHON} -m tensorbench.core.report collect {wildcards.package}/{wildcards.experiment}"
+        " --scale {wildcards.scale} --log {log}"
+
+
+# One rule per experiment, because each has figures of its own names.
+for e in EXPERIMENTS:
+
+    rule:
+        name:
+            f"report_{e.package}_{e.name}"
+        input:
+            records=f"results/{{scale}}/{e.key}.parquet",
+            config=f"configs/{e.key}.yaml",
+            module=os.path.relpath(e.module_path),
+        output:
+            claims=f"results/{{scale}}/{e.key}.claims.json",
+            tables=expand(f"paper/tables/{{{{scale}}}}/{e.key}{{suffix}}", suffix=tb.TABLE_FORMATS),
+            plots=[f for f in tb.figure_files("{scale}", e) if not f.endswith(".svg")],
+            figures=report(
+                [f for f in tb.figure_files("{scale}", e) if f.endswith(".svg")],
+                category=e.package,
+                subcategory=e.title,
+                caption="../report/figure.rst",
+            ),
+        params:
+            experiment=e.key,
+            title=e.title,
+            captions=e.figures,
+        log:
+            f"results/{{scale}}/{e.key}.report.log",
+        conda:
+            "../../environment.yml"
+        message:
+            "Verdicts, table and figures of {params.experiment} ({wildcards.scale})"
+        shell:
+            "{PYTHON} -m tensorbench.core.report experiment {params.experiment} --scale {wildcards.scale}"
+            " --log {log} {STRICT}"
+
+
+rule ledger:
+    input:
+        lambda wildcards: [tb.claims_file(wildcards.scale, e.key) for e in EXPERIMENTS],
+        papers="configs/papers.yaml",
+    output:
+        csv=report("results/{scale}/claims.csv", category="Ledger", caption="../report/ledger.rst"),
+        json="results/{scale}/claims.json",
+        tables=expand("paper/tables/{{scale}}/ledger{suffix}", suffix=tb.TABLE_FORMATS),
+    log:
+        "results/{scale}/claims.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Writing the ledger of all claims ({wildcards.scale})"
+    shell:
+        "{PYTHON} -m tensorbench.core.report ledger --scale {wildcards.scale} --log {log}"
