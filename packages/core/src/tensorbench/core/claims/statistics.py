@@ -32,7 +32,7 @@ class Interval(NamedTuple):
     mean: float
     low: float | None
     high: float | None
-    count: int
+    n: int
 
 
 def equal(values: Sequence[float] | Float[np.ndarray, " n"], tolerance: float = EQUAL) -> bool:

@@ -24,7 +24,7 @@ COLUMN_CM = 8.0  # the paper's text is 16 cm wide: one column is a figure that s
 _CM = 1 / 2.54
 
 # STIX comes with matplotlib, so that a figure looks the same on every machine, and stands well beside a serif text.
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "serif",
     "font.serif": ["STIXGeneral"],
     "mathtext.fontset": "stix",
@@ -88,7 +88,7 @@ def figure(
 
 
 def log_axis(ax: Axes, which: str = "y", *, ticks: Sequence[float] | None = None) -> None:
-    """Logarithmic ``x``, ``y`` or ``xy`` axis; ``ticks`` (sizes, ranks) are shown as plain numbers instead of powers."""
+    """Logarithmic ``x``, ``y`` or ``xy`` axis; ``ticks`` (sizes, ranks) are shown as plain numbers, not powers."""
     if which not in ("x", "y", "xy"):
         raise ValueError(f"which={which!r} is not an axis; use 'x', 'y' or 'xy'")
     for name in which:
@@ -104,15 +104,15 @@ def reference(ax: Axes, *, y: float | None = None, x: float | None = None, text:
     """The paper's own number (or a bound) as a thin dashed line at ``y`` or at ``x``, with a small ``text`` beside."""
     if (x is None) == (y is None):
         raise ValueError("a reference line needs exactly one of y= and x=")
-    drawn = {"color": "#666666", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
-    words = {"color": "#444444", "fontsize": 7.5, "textcoords": "offset points"}
-    halo = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+    drawn: Any = {"color": "#666666", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
+    words: Any = {"color": "#444444", "fontsize": 7.5, "textcoords": "offset points"}
+    halo: Any = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
     if y is not None:
         ax.axhline(y, **drawn)
         if text:
             ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(-2, 2), ha="right", va="bottom",
                         bbox=halo, **words)  # fmt: skip
-    else:
+    if x is not None:
         ax.axvline(x, **drawn)
         if text:
             ax.annotate(text, (x, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), ha="right", va="top",
@@ -122,7 +122,7 @@ def reference(ax: Axes, *, y: float | None = None, x: float | None = None, text:
 def guide(ax: Axes, exponent: float, *, through: tuple[float, float], text: str | None = None) -> None:
     """On log-log axes, a dotted line of slope ``exponent`` through a point, to compare with; keeps the limits."""
     x_limits, y_limits = ax.get_xlim(), ax.get_ylim()
-    x = np.geomspace(*np.maximum(x_limits, 1e-300), 50) if ax.get_xscale() == "log" else np.linspace(*x_limits, 50)
+    x = (np.geomspace if ax.get_xscale() == "log" else np.linspace)(x_limits[0], x_limits[1], 50)
     y = through[1] * (x / through[0]) ** exponent
     line_text = f"slope {exponent:g}".replace("-", "−") if text is None else text
     ax.plot(x, y, color="#666666", linewidth=0.8, linestyle=":", marker="", label=line_text, zorder=1.5)

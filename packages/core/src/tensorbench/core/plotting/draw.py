@@ -120,7 +120,8 @@ def bars(
             if spread:
                 ax.errorbar(at, middle, yerr=spread, color="#222222", linestyle="none", elinewidth=0.8, capsize=2)
     texts = [label(str(place)) for place in places]
-    slot = (2.54 * ax.get_figure().get_figwidth() / _columns(ax) - 1.4) / len(places)
+    fig = ax.get_figure(root=True)
+    slot = (2.54 * (fig.get_figwidth() if fig else 3.15) / _columns(ax) - 1.4) / len(places)
     crowded = max(map(len, texts)) * 0.15 > slot  # cm; a letter of 8 pt is about 1.5 mm wide
     ax.set_xticks(range(len(places)), texts, rotation=25 if crowded else 0, ha="right" if crowded else "center",
                   rotation_mode="anchor" if crowded else "default")  # fmt: skip
@@ -144,7 +145,7 @@ def _clean(frame: pd.DataFrame, numbers: list[str], positive: list[str]) -> pd.D
     if frame.empty:
         return frame
     frame = frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in numbers})
-    keep = np.isfinite(frame[numbers]).all(axis=1) & (frame[positive] > 0).all(axis=1)
+    keep = np.isfinite(frame[numbers].to_numpy()).all(axis=1) & (frame[positive].to_numpy() > 0).all(axis=1)
     return frame[keep]
 
 
@@ -162,8 +163,9 @@ def _reduce(values: np.ndarray, reducer: str, logarithmic: bool) -> tuple[float,
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
         return (middle, low, high) if values.size > 1 else (middle, np.nan, np.nan)
     interval = mean_interval(np.log(values) if logarithmic else values)
-    ends = [interval.mean, *(np.nan if end is None else end for end in (interval.low, interval.high))]
-    return tuple(np.exp(ends)) if logarithmic else tuple(ends)
+    ends = np.array([interval.mean, interval.low, interval.high], dtype=float)  # None becomes NaN
+    middle, low, high = (np.exp(ends) if logarithmic else ends).tolist()
+    return middle, low, high
 
 
 def _axis_labels(ax: Axes, x: str | None, y: str) -> None:
