@@ -44,7 +44,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Datasets(_Strict):
+class Datasets(_Strict):
     """``dataset: x`` or ``datasets: [x, y]``; neither means all datasets of the experiment."""
 
     dataset: Name | None = None
@@ -62,7 +62,7 @@ class _Datasets(_Strict):
         return [self.dataset] if self.dataset is not None else list(self.datasets or [])
 
 
-class _Bounded(_Strict):
+class Bounded(_Strict):
     """Exactly one of ``at_most``, ``at_least`` and ``between: [low, high]`` (ends included)."""
 
     at_most: Number | None = None
@@ -104,7 +104,7 @@ class At(_Strict):
     step: Number
 
 
-class _Stepped(_Strict):
+class Stepped(_Strict):
     """Which part of a metric's history is meant: the final value (default), one step, or a statistic over all steps."""
 
     where: At | None = None
@@ -120,14 +120,14 @@ class _Stepped(_Strict):
         return self
 
 
-class Value(_Bounded, _Datasets, _Stepped):
+class Value(Bounded, Datasets, Stepped):
     """Bounds on a metric of one method, averaged over the datasets within a seed."""
 
     metric: Name
     of: Name
 
 
-class _Pair(_Bounded, _Datasets, _Stepped):
+class Pair(Bounded, Datasets, Stepped):
     metric: Name
     of: Name
     over: Names
@@ -140,7 +140,7 @@ class _Pair(_Bounded, _Datasets, _Stepped):
         return self
 
 
-class Ratio(_Pair):
+class Ratio(Pair):
     """Metric of one method divided by that of another (or of the best of several), paired by seed."""
 
     @model_validator(mode="after")
@@ -151,11 +151,11 @@ class Ratio(_Pair):
         return self
 
 
-class Difference(_Pair):
+class Difference(Pair):
     """Metric of one method minus that of another (or of the best of several), paired by seed."""
 
 
-class Slope(_Bounded, _Datasets):
+class Slope(Bounded, Datasets):
     """Exponent of a metric's growth with a parameter of the datasets or methods, or with ``step``.
 
     A least-squares line through the logarithms, fitted per seed.
@@ -171,20 +171,22 @@ class Slope(_Bounded, _Datasets):
         return self
 
 
-class Holds(_Datasets):
+class Holds(Datasets):
     """A boolean metric that must be true in every run of the methods (default: all) on the datasets (default: all)."""
 
     metric: Name
     of: Names | None = None
 
 
-class Custom(_Bounded):
+class Custom(Bounded, Datasets):
     """A function of the experiment module, ``name(records)``.
 
-    It returns one value per seed, or one value if the claim is deterministic.
+    It returns one value per seed, or one value if the claim is deterministic. It sees the records of the methods ``of``
+    (default: all) on the datasets (default: all), and is only asked if none of these is missing.
     """
 
     function: Identifier
+    of: Names | None = None
     unit: str = ""
 
 
@@ -237,19 +239,17 @@ class Claim(_Strict):
         return spec.bound + unit
 
     def methods(self) -> set[str]:
-        """Methods named by the claim; empty where it means all (``holds``) or leaves it to a function (``custom``)."""
+        """Methods named by the claim; empty where it means all of the experiment's (``holds`` and ``custom``)."""
         spec = self.spec
         if isinstance(spec, Value):
             return {spec.of}
-        if isinstance(spec, _Pair):
+        if isinstance(spec, Pair):
             return {spec.of, *spec.over}
-        if isinstance(spec, Slope | Holds):
-            return set(spec.of or [])
-        return set()
+        return set(spec.of or [])
 
     def dataset_names(self) -> set[str]:
         """Datasets named by the claim; empty where it means all of the experiment's."""
-        return set(self.spec.dataset_names()) if isinstance(self.spec, _Datasets) else set()
+        return set(self.spec.dataset_names())
 
     def metric_names(self) -> set[str]:
         """Metrics that the claim reads; empty for ``custom``."""

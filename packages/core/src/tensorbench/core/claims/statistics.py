@@ -12,7 +12,7 @@ The resampling draws from a fixed seed, so that the same records give the same l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,24 +85,34 @@ def _studentised_bootstrap(values: Float[np.ndarray, " n"], confidence: float) -
     return mean - upper * error, mean - lower * error
 
 
-def exponent(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], confidence: float = CONFIDENCE) -> Interval:
+def exponent(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    curve: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Interval:
     """Exponent b of y ≈ a·x^b by least squares through the logarithms, with the regression's own t interval.
 
-    The interval needs three distinct points; with two the ends are None. Raises ValueError for fewer than two distinct
-    x and for values that are not positive and finite.
+    ``curve`` says which curve each point belongs to: every curve has a factor a of its own, and all share b. The ends
+    of the interval are None where no freedom is left (two points). Raises ValueError where no curve has two distinct
+    x, and for values that are not positive and finite.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("a log-log slope needs positive finite values on both axes")
-    if np.unique(x).size < 2:
-        raise ValueError(f"a slope needs at least 2 different values on its axis, got {np.unique(x).size}")
+    names = list(curve) if curve is not None else [None] * x.size
     log_x, log_y = np.log(x), np.log(y)
-    centred = log_x - log_x.mean()
-    slope = float(centred @ log_y / (centred @ centred))
-    freedom = x.size - 2
+    for name in dict.fromkeys(names):
+        own = np.array([other == name for other in names])
+        log_x[own] -= log_x[own].mean()
+        log_y[own] -= log_y[own].mean()
+    if not x.size or log_x @ log_x < 1e-20:
+        raise ValueError("a slope needs a curve with at least 2 different values on its axis")
+    slope = float(log_x @ log_y / (log_x @ log_x))
+    freedom = x.size - len(set(names)) - 1
     if freedom < 1:
         return Interval(slope, None, None, x.size)
-    residual = log_y - log_y.mean() - slope * centred
-    error = math.sqrt(residual @ residual / freedom / (centred @ centred))
+    residual = log_y - slope * log_x
+    error = math.sqrt(residual @ residual / freedom / (log_x @ log_x))
     half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     return Interval(slope, slope - half, slope + half, x.size)

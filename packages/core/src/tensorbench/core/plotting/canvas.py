@@ -6,8 +6,6 @@ Figures are made without pyplot: always Agg, no display needed, and nothing is k
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from tensorbench.core import record
 
 COLUMN_CM = 8.0  # the paper's text is 16 cm wide: one column is a figure that shares a line with another
 _CM = 1 / 2.54
@@ -169,7 +168,6 @@ def save(fig: Figure, path: str | Path, *, png: bool = True) -> list[Path]:
     Each file appears whole or not at all, and the same figure gives the same bytes: no dates, no random ids.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata: dict[str, dict[str, Any]] = {
         "pdf": {"CreationDate": None, "ModDate": None},
         "svg": {"Date": None},
@@ -178,15 +176,7 @@ def save(fig: Figure, path: str | Path, *, png: bool = True) -> list[Path]:
     written = []
     for suffix in ("pdf", "svg", "png") if png else ("pdf", "svg"):
         target = path.with_name(f"{path.name}.{suffix}")
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=f".{suffix}", dir=path.parent)
-        os.close(handle)
-        try:
-            with matplotlib.rc_context(STYLE):
-                fig.savefig(temporary, format=suffix, metadata=metadata[suffix])
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with record.atomic(target) as temporary, matplotlib.rc_context(STYLE):
+            fig.savefig(temporary, format=suffix, metadata=metadata[suffix])
         written.append(target)
     return written
