@@ -59,9 +59,7 @@ def runs(claim: Claim, records: pd.DataFrame, missing: Mapping[str, str]) -> Run
     for (dataset, method), found in seeds.items():
         if len(set(found)) < len(found):
             twice = next(seed for seed in found if found.count(seed) > 1)
-            raise NotMeasured(
-                f"{dataset}/{method} has more than one record of seed {twice}; delete its records, run again"
-            )
+            raise NotMeasured(f"{dataset}/{method} has several records of seed {twice}; delete them and run again")
     sets = {job: tuple(sorted(found)) for job, found in seeds.items()}
     if len(set(sets.values())) > 1:
         examples = [next(job for job in sets if sets[job] == kind) for kind in dict.fromkeys(sets.values())][:2]
