@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +88,18 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
             skipped[name] = reason
             log.warning("dataset %s (%s and perhaps others) is skipped: %s", name, key, reason)
     return Plan(workspace, skipped, partial)
+
+
+def typed_targets(argv: Sequence[str]) -> list[str]:
+    """The targets on Snakemake's command line; none when this is not a command line of Snakemake."""
+    if "snakemake" not in Path(argv[0]).parent.name + Path(argv[0]).name:
+        return []
+    from snakemake.cli import parse_args
+
+    try:
+        return list(parse_args(list(argv[1:]))[1].targets or [])
+    except SystemExit:
+        return []
 
 
 def check_targets(targets: Collection[str], rules: Collection[str], plan: Plan) -> None:
