@@ -158,6 +158,7 @@ def test_name_parts(name: str, parts: tuple[str, str]) -> None:
         ("Scho\u0308n", r"Sch{\"o}n"),  # decomposed on input
         ("A_b & 50 % of {x} $y$ #1", r"A\_b \& 50 \% of \{x\} \$y\$ \#1"),
         ("a\\b", r"a{\textbackslash}b"),
+        ("ℓ∞", r"{$\ell$}{$\infty$}"),
         ("張量", "張量"),
     ],
 )
