@@ -108,7 +108,7 @@ def dataset(
     """Register a loader under its function's name; the function itself is returned unchanged.
 
     Exactly one of ``files`` (downloaded: the loader's first argument is the list of local paths), ``library`` (bundled
-    with an installed library) and ``generated`` says where the data come from. Every loader takes ``seed`` as a keyword.
+    with an installed library) and ``generated`` says where the data come from. Loaders take ``seed`` as a keyword.
     ``cache=True`` keeps what a slow generator made (arrays, dictionaries, tuples or dataclasses of arrays); raise
     ``version`` when code outside the loader's module changes what it makes.
 

@@ -6,7 +6,6 @@ saved in just this way; :func:`safe_numpy_load` rebuilds such dictionaries and r
 
 from __future__ import annotations
 
-import builtins
 import io
 import pickle
 import zipfile
@@ -17,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy_format
 
-_BUILTINS = frozenset("bool bytearray bytes complex dict float frozenset int list set str tuple".split())
+_PLAIN = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+_BUILTINS = {kind.__name__: kind for kind in _PLAIN} | {"unicode": str}
 # The modules in which numpy kept its rebuilding functions over the years.
 _MULTIARRAY = frozenset({"numpy.core.multiarray", "numpy._core.multiarray"})
 _NUMERIC = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
@@ -57,7 +57,7 @@ def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str
 
 def _allowed(module: str, name: str) -> Callable[..., Any] | type | None:
     if module in ("builtins", "__builtin__"):
-        return getattr(builtins, "str" if name == "unicode" else name) if name in _BUILTINS | {"unicode"} else None
+        return _BUILTINS.get(name)
     if module in _MULTIARRAY and name in ("_reconstruct", "scalar"):
         return _reconstruct if name == "_reconstruct" else _scalar
     if module in _NUMERIC and name == "_frombuffer":
