@@ -1,10 +1,11 @@
 # What the rules share: the scale, the plan made from the configs, and what happens when a job fails.
+import os
 import sys
 
 from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError
 
-PYTHON = sys.executable
+tb.use_this_interpreter()
 SCALE = str(config.get("scale", "desk"))
 PARTIAL = bool(int(config.get("partial", 0)))
 STRICT = "--strict" if int(config.get("strict", 0)) else ""
@@ -34,7 +35,43 @@ def experiment_of(wildcards):
     return plan(wildcards.scale).experiment(wildcards.package, wildcards.experiment)
 
 
+def tuned(wildcards):
+    experiment = experiment_of(wildcards)
+    folder = f"results/{wildcards.scale}/{experiment.key}/{wildcards.dataset}"
+    return [f"{folder}/{wildcards.method}.tuned.json"] if experiment.is_tuned(wildcards.method) else []
+
+
+def job_hash(wildcards):
+    return experiment_of(wildcards).job_hash(wildcards.dataset, wildcards.method)
+
+
+def job_threads(wildcards):
+    # An experiment that measures time takes every core, so that nothing runs beside it; it computes with its own few.
+    experiment = experiment_of(wildcards)
+    return max(experiment.threads, workflow.cores or 1) if experiment.exclusive else experiment.threads
+
+
+def job_gpus(wildcards):
+    return 1 if experiment_of(wildcards).device == "gpu" else 0
+
+
+def job_memory(wildcards):
+    return experiment_of(wildcards).memory_mib
+
+
+def job_minutes(wildcards):
+    return experiment_of(wildcards).minutes
+
+
+def records_of(wildcards):
+    return plan(wildcards.scale).job_files(experiment_of(wildcards))
+
+
+def reports_of(wildcards):
+    return plan(wildcards.scale).reports(EXPERIMENTS)
+
+
 onerror:
     # A failed run sinks nobody else: with what is there, the ledger says what was not measured and why.
     if not PARTIAL:
-        tb.finish_without_failed_runs(SCALE, workflow.dag_settings.targets, PYTHON)
+        tb.finish_without_failed_runs(SCALE, workflow.dag_settings.targets)

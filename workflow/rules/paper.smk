@@ -1,10 +1,6 @@
 # The paper: the last node of the graph.
 
 
-def reports_of(wildcards):
-    return plan(wildcards.scale).reports(EXPERIMENTS)
-
-
 rule pdf:
     input:
         reports_of,
@@ -20,7 +16,7 @@ rule pdf:
     message:
         "Setting the paper ({wildcards.scale})"
     shell:
-        "{PYTHON} -m tensorbench.core.paper --scale {wildcards.scale} --output {output} --log {log}"
+        "python -m tensorbench.core.paper --scale {wildcards.scale} --output {output} --log {log}"
 
 
 rule published:
@@ -50,4 +46,4 @@ rule sync:
     message:
         "Logging to MLflow what it lacks"
     shell:
-        "{PYTHON} -m tensorbench.core.tracking sync 2>&1 | tee {log}"
+        "python -m tensorbench.core.tracking sync 2>&1 | tee {log}"

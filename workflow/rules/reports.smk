@@ -1,10 +1,6 @@
 # From records to one tidy table, verdicts, a table and figures per experiment; then the ledger over all of them.
 
 
-def records_of(wildcards):
-    return plan(wildcards.scale).job_files(experiment_of(wildcards))
-
-
 rule collect:
     input:
         records_of,
@@ -18,7 +14,7 @@ rule collect:
     message:
         "Collecting {wildcards.package}/{wildcards.experiment} ({wildcards.scale})"
     shell:
-        "{PYTHON} -m tensorbench.core.report collect {wildcards.package}/{wildcards.experiment}"
+        "python -m tensorbench.core.report collect {wildcards.package}/{wildcards.experiment}"
         " --scale {wildcards.scale} --log {log}"
 
 
@@ -30,7 +26,6 @@ for e in EXPERIMENTS:
             f"report_{e.package}_{e.name}"
         input:
             records=f"results/{{scale}}/{e.key}.parquet",
-            config=f"configs/{e.key}.yaml",
             module=os.path.relpath(e.module_path),
         output:
             claims=f"results/{{scale}}/{e.key}.claims.json",
@@ -46,6 +41,8 @@ for e in EXPERIMENTS:
             experiment=e.key,
             title=e.title,
             captions=e.figures,
+            report_config=tb.report_hash(e),
+            strict=STRICT,
         log:
             f"results/{{scale}}/{e.key}.report.log",
         conda:
@@ -53,8 +50,8 @@ for e in EXPERIMENTS:
         message:
             "Verdicts, table and figures of {params.experiment} ({wildcards.scale})"
         shell:
-            "{PYTHON} -m tensorbench.core.report experiment {params.experiment} --scale {wildcards.scale}"
-            " --log {log} {STRICT}"
+            "python -m tensorbench.core.report experiment {params.experiment} --scale {wildcards.scale}"
+            " --log {log} {params.strict}"
 
 
 rule ledger:
@@ -72,4 +69,4 @@ rule ledger:
     message:
         "Writing the ledger of all claims ({wildcards.scale})"
     shell:
-        "{PYTHON} -m tensorbench.core.report ledger --scale {wildcards.scale} --log {log}"
+        "python -m tensorbench.core.report ledger --scale {wildcards.scale} --log {log}"

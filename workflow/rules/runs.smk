@@ -1,34 +1,6 @@
 # Records: the tracking store, tuning trials, and the seeded runs. One job runs all seeds of one method on one dataset.
 
 
-def tuned(wildcards):
-    experiment = experiment_of(wildcards)
-    folder = f"results/{wildcards.scale}/{experiment.key}/{wildcards.dataset}"
-    return [f"{folder}/{wildcards.method}.tuned.json"] if experiment.is_tuned(wildcards.method) else []
-
-
-def job_hash(wildcards):
-    return experiment_of(wildcards).job_hash(wildcards.dataset, wildcards.method)
-
-
-def job_threads(wildcards):
-    # An experiment that measures time takes every core, so that nothing runs beside it; it computes with its own few.
-    experiment = experiment_of(wildcards)
-    return max(experiment.threads, workflow.cores or 1) if experiment.exclusive else experiment.threads
-
-
-def job_gpus(wildcards):
-    return 1 if experiment_of(wildcards).device == "gpu" else 0
-
-
-def job_memory(wildcards):
-    return experiment_of(wildcards).memory_mib
-
-
-def job_minutes(wildcards):
-    return experiment_of(wildcards).minutes
-
-
 rule store:
     output:
         touch("results/store.ready"),
@@ -39,7 +11,7 @@ rule store:
     message:
         "Preparing the MLflow store"
     shell:
-        "{PYTHON} -m tensorbench.core.tracking init > {log} 2>&1"
+        "python -m tensorbench.core.tracking init > {log} 2>&1"
 
 
 rule tune:
@@ -61,7 +33,7 @@ rule tune:
     message:
         "Tuning {wildcards.method} on {wildcards.dataset} ({wildcards.package}/{wildcards.experiment}, {wildcards.scale})"
     shell:
-        "{PYTHON} -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
+        "python -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
         " --scale {wildcards.scale} --tune --threads {threads} --log {log}"
 
 
@@ -85,5 +57,5 @@ rule run:
     message:
         "{wildcards.method} on {wildcards.dataset} ({wildcards.package}/{wildcards.experiment}, {wildcards.scale})"
     shell:
-        "{PYTHON} -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
+        "python -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
         " --scale {wildcards.scale} --threads {threads} --log {log}"

@@ -1,27 +1,4 @@
-# The names that a person types. Each is also reachable by its files' paths.
-
-
-rule paper:
-    default_target: True
-    input:
-        "paper/paper.pdf",
-        f"results/{SCALE}/claims.csv",
-
-
-rule claims:
-    input:
-        f"results/{SCALE}/claims.csv",
-
-
-rule figures:
-    input:
-        [file for e in EXPERIMENTS for file in tb.figure_files(SCALE, e)],
-
-
-rule smoke:
-    input:
-        "results/smoke/paper.pdf",
-
+# A target for each package, each experiment (<package>/<experiment>) and each paper (its key).
 
 for package in PLAN.workspace.packages:
 

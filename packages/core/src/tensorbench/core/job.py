@@ -71,7 +71,7 @@ class Job:
             provenance=provenance.describe(self.root, self.threads) | {"config": self.config},
         )  # fmt: skip
         live = tracking.RunLog.start(self.uri, experiment=experiment.key, name=run.title, tags=_tags(result),
-                                     params=_flat(result.params))  # fmt: skip
+                                     params=_flat(result.params), live=not experiment.exclusive)  # fmt: skip
         run.sink = live.log
         _seed_everything(seed)
         started = time.perf_counter()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorbench.core.config import Choice
-from tensorbench.core.timing import measure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +116,8 @@ class Run:
     @contextmanager
     def time(self, name: str = "fit") -> Iterator[None]:
         """Log wall seconds, CPU seconds and peak memory (MiB above the start) of the block as ``<name>_…``."""
+        from tensorbench.core.timing import measure
+
         with measure() as measured:
             yield
         self.log(**{

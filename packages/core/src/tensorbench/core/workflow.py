@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,11 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
     return Plan(workspace, skipped, partial)
 
 
+def use_this_interpreter() -> None:
+    """Jobs that say ``python`` get the one that runs Snakemake, whether or not its environment is active in the shell."""
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+
+
 def typed_targets(argv: Sequence[str]) -> list[str]:
     """The targets on Snakemake's command line; none when this is not a command line of Snakemake."""
     if "snakemake" not in Path(argv[0]).parent.name + Path(argv[0]).name:
@@ -119,7 +125,7 @@ def failed_jobs(scale: str, root: Path = Path(".")) -> list[Path]:
     return sorted((root / "results" / scale).glob("*/*/*/*.failed.json"))
 
 
-def finish_without_failed_runs(scale: str, targets: Collection[str], python: str) -> None:
+def finish_without_failed_runs(scale: str, targets: Collection[str]) -> None:
     """After failed runs: build the same targets from the records that are there; their claims read "not measured".
 
     Only the rules behind the records are allowed, so nothing is run again. An interrupted workflow (no failed run) is
@@ -135,6 +141,6 @@ def finish_without_failed_runs(scale: str, targets: Collection[str], python: str
     rules += [f"report_{e.package}_{e.name}" for e in plan_.workspace.experiments.values()]
     rules += [*plan_.workspace.packages, *plan_.workspace.experiments, *plan_.workspace.papers]
     wanted = [target for target in targets if not target.endswith((".parquet", ".tuned.json"))]
-    command = [python, "-m", "snakemake", *wanted, "--nolock", "--cores", "all", "--config", f"scale={scale}", "partial=1",
+    command = [sys.executable, "-m", "snakemake", *wanted, "--nolock", "--cores", "all", "--config", f"scale={scale}", "partial=1",
                "--allowed-rules", *rules]  # fmt: skip
     subprocess.run(command, check=False)
