@@ -22,17 +22,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.functional import moments
 from tensorbench.decomposition.functional.scaling import check_indices, check_values, per_mode, states_of
-from tensorbench.decomposition.functional.statespace import Smoothed, StateSpace, kernel_nu, matern_ssm, predict, smooth
+from tensorbench.decomposition.functional.statespace import (
+    Smoothed,
+    StateSpace,
+    kernel_nu,
+    matern_ssm,
+    predict,
+    sample_prior,
+    smooth,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_CORE = 4096
 PLATEAU = 0.95  # a train RMSE above this share of std(y) means that the factors sit at the fixed point zero
-GROWTH = 4.0  # of the prior variance at a restart
+GROWTH = 2.0  # of the prior variance at a restart
 Callback = Callable[[int, float], None]
 
 
@@ -74,14 +81,15 @@ class FunBaT:
     rank, lengthscale, variance: one number, or one per mode. Lengthscales are in the units of ``idx``; scale ``idx``
     first (``scaling.IndexScaler``) and standardise ``y`` if its mean is not near zero. ``damping_*`` is the share of
     the old message that stays, in [0, 1). ``schedule`` "inner" updates each mode before the next one's messages are
-    computed; "outer" computes the messages of all modes first. ``init`` is "rand" or a list of (M_k, R_k) arrays of
-    factor values at the sorted distinct indices. ``core`` fixes the initial core mean; with ``update_core=False`` it
-    stays. ``core_cov`` adds the core's posterior covariance to the factor messages, which the paper leaves out.
+    computed; "outer" computes the messages of all modes first. ``init`` is "rand" (uniform, the paper's), "prior"
+    (functions drawn from the prior) or a list of (M_k, R_k) arrays: factor values at the sorted distinct indices.
+    ``core`` fixes the initial core mean; with ``update_core=False`` it stays. ``core_cov`` adds the core's posterior covariance to the factor messages, which the paper leaves out.
     ``tol``: stop when the train RMSE changes by less than this relative amount (0: never).
 
     Zero is a fixed point that attracts sparse data: if the train RMSE still is above 0.95 std(y) after
-    ``plateau_epochs`` epochs, the fit restarts from other initial factors with four times the prior variances (of the
-    processes, and ``prior_var`` of the weak prior that the paper's code adds at every state), ``max_restarts`` times.
+    ``plateau_epochs`` epochs, the fit restarts, up to ``max_restarts`` times, with doubled variances, initial functions
+    drawn from the prior, and without ``prior_var``, the variance of the weak prior at every state that the paper's code
+    adds to the process prior and that outweighs the data where a state has few entries.
     """
 
     product: moments.Product = "kron"
@@ -107,7 +115,7 @@ class FunBaT:
         max_epochs: int = 100,
         tol: float = 0.0,
         plateau_epochs: int = 30,
-        max_restarts: int = 2,
+        max_restarts: int = 3,
         seed: int = 0,
     ):
         kernel_nu(kernel)
@@ -123,8 +131,8 @@ class FunBaT:
             for value in np.atleast_1d(np.asarray(values, dtype=float)):
                 if not (np.isfinite(value) and value > 0):
                     raise ValueError(f"{name} {value:g} must be positive")
-        if isinstance(init, str) and init != "rand":
-            raise ValueError(unknown("init", init, ("rand",)))
+        if isinstance(init, str) and init not in ("rand", "prior"):
+            raise ValueError(unknown("init", init, ("rand", "prior")))
         self.rank, self.kernel, self.lengthscale, self.variance = rank, kernel, lengthscale, variance
         self.a0, self.b0, self.prior_var = a0, b0, prior_var
         self.damping_u, self.damping_tau, self.damping_core = damping_u, damping_tau, damping_core
@@ -134,8 +142,10 @@ class FunBaT:
 
     # ------------------------------------------------------------------ fitting
 
-    def fit(self, idx: Float[np.ndarray, "n k"], y: Float[np.ndarray, "n"], callback: Callback | None = None) -> FunBaT:
-        """Fit to entries ``y`` at real-valued indices ``idx``; ``callback(epoch, train_rmse)`` is called every epoch."""
+    def fit(
+        self, idx: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], callback: Callback | None = None
+    ) -> FunBaT:
+        """Fit entries ``y`` at real-valued indices ``idx``; ``callback(epoch, train_rmse)`` hears of every epoch."""
         idx = check_indices(idx)
         y = check_values(y, len(idx))
         self.ranks = [int(r) for r in per_mode("rank", self.rank, idx.shape[1])]
@@ -146,18 +156,18 @@ class FunBaT:
         self._t, self._y = [s.t for s in states_of(idx)], y
         spread = float(y.std())
         self.fitted_prior_var = float(self.prior_var)
+        init = self.init
         for attempt in range(self.max_restarts + 1):
-            self._start(variances, np.random.default_rng([self.seed, attempt]))
+            self._start(variances, init, np.random.default_rng([self.seed, attempt]))
             stuck = self._run(attempt, spread, callback, last=attempt == self.max_restarts)
             if not stuck:
                 break
             variances = [GROWTH * v for v in variances]
-            self.fitted_prior_var *= GROWTH
+            self.fitted_prior_var, init = math.inf, "prior"
             log.warning(
                 "train RMSE %.3g is still above %.2f std(y) = %.3g after %d epochs: the factors are held at zero by "
-                "the prior; restarting with variance %s and prior_var %g",
-                *(self.history[-1].train_rmse, PLATEAU, PLATEAU * spread, self.plateau_epochs),
-                *(variances, self.fitted_prior_var),
+                "the prior; restarting from a draw of the prior with variance %s",
+                *(self.history[-1].train_rmse, PLATEAU, PLATEAU * spread, self.plateau_epochs, variances),
             )
         self.fitted_variance = variances
         return self
@@ -169,12 +179,13 @@ class FunBaT:
                 "lower the rank or use FunBaTCP"
             )
 
-    def _start(self, variances: Sequence[float], rng: np.random.Generator) -> None:
-        """Initial factors uniform on (0, 1) with unit covariance, weak messages, unit noise precision."""
+    def _start(self, variances: Sequence[float], init: str | Sequence[np.ndarray], rng: np.random.Generator) -> None:
+        """Weak messages, unit noise precision, and initial factors: uniform on (0, 1) with unit covariance as in the
+        paper's code, or drawn from the prior (or given) with a covariance small enough not to wash out their signs."""
         modes = len(self.ranks)
         lengthscales = per_mode("lengthscale", self.lengthscale, modes)
-        if not isinstance(self.init, str) and len(self.init) != modes:
-            raise ValueError(f"init has {len(self.init)} arrays; idx has {modes} modes")
+        if not isinstance(init, str) and len(init) != modes:
+            raise ValueError(f"init has {len(init)} arrays; idx has {modes} modes")
         width = 1
         for r in self.ranks:
             width *= r * r if self.product == "kron" else 1
@@ -182,17 +193,17 @@ class FunBaT:
         for k, (r, t) in enumerate(zip(self.ranks, self._t, strict=True)):
             own = width // (r * r) if self.product == "kron" else r * r
             counts = np.bincount(self._states[k], minlength=len(t)).astype(float)
-            mean = rng.random((len(t), r))
-            shift = 1e-3 * counts[:, None] * rng.random((len(t), r))
-            if not isinstance(self.init, str):
-                mean = np.array(self.init[k], dtype=float)
-                shift = np.zeros_like(shift)
+            ssm = matern_ssm(kernel_nu(self.kernel), float(lengthscales[k]), variances[k], r)
+            shift = 1e-3 * counts[:, None] * rng.random((len(t), r)) if init == "rand" else np.zeros((len(t), r))
+            mean = rng.random((len(t), r)) if init == "rand" else sample_prior(ssm, t, rng)
+            if not isinstance(init, str):
+                mean = np.array(init[k], dtype=float)
                 if mean.shape != (len(t), r):
                     raise ValueError(f"init[{k}] has shape {mean.shape}; mode {k} needs {(len(t), r)}")
-            cov = np.broadcast_to(np.eye(r), (len(t), r, r)).copy()
-            ssm = matern_ssm(kernel_nu(self.kernel), float(lengthscales[k]), variances[k], r)
+            eye = np.broadcast_to(np.eye(r), (len(t), r, r))
+            cov = eye.copy() if init == "rand" else 0.1 * eye
             sums = moments.EntrySums(self._states, self._y, k, own)
-            self._modes.append(_Mode(ssm, t, sums, 1e-3 * counts[:, None, None] * cov, shift, mean, cov))
+            self._modes.append(_Mode(ssm, t, sums, 1e-3 * counts[:, None, None] * eye, shift, mean, cov))
         self._start_core(rng)
         self.noise_precision = 1.0
         self._misfit = float(len(self._y))  # sum of the entries' messages to b, each starting at 1
@@ -335,7 +346,7 @@ class FunBaT:
     def _core_parameters(self) -> int:
         return self._w.size
 
-    def latent(self, mode: int, grid: Float[np.ndarray, "g"]) -> tuple[np.ndarray, np.ndarray]:
+    def latent(self, mode: int, grid: Float[np.ndarray, " g"]) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean (G, R) and standard deviation (G, R) of the mode's functions at any indices."""
         self._check_fitted()
         if not 0 <= mode < len(self._modes):
@@ -374,53 +385,3 @@ class FunBaT:
     def _check_fitted(self) -> None:
         if not hasattr(self, "_modes") or any(m.post is None for m in self._modes):
             raise ValueError("call fit before predict, latent or core")
-
-
-class FunBaTCP(FunBaT):
-    """The CP form: the core is the superdiagonal of ones and is not learned. Parameters as in ``FunBaT``; one rank."""
-
-    product: moments.Product = "hadamard"
-
-    def __init__(self, rank: int = 1, *args, **kwargs):
-        for name in ("core", "update_core", "core_cov", "damping_core"):
-            if name in kwargs:
-                raise ValueError(f"{name} has no meaning for the CP form; use FunBaT")
-        if not np.isscalar(rank):
-            raise ValueError(f"rank {rank} must be one number for the CP form")
-        super().__init__(rank, *args, update_core=False, **kwargs)
-
-    def _check_ranks(self) -> None: ...
-
-    def _start_core(self, rng: np.random.Generator) -> None: ...
-
-    def _through_core(self, k: int, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return second, first
-
-    def _update_core_and_noise(self) -> None:
-        means, seconds = self._tables()
-        linear = quadratic = 0.0
-        k = int(np.argmin([len(m.t) for m in self._modes]))
-        for states, z, zz in self._modes[k].sums(self.product, means, seconds):
-            linear += float(np.sum(z * means[k][states]))
-            quadratic += float(np.sum(zz * seconds[k][states]))
-        self._update_noise(linear, quadratic)
-
-    def _combine(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        return moments.hadamard(values).sum(1)
-
-    def _second_width(self) -> int:
-        return self.ranks[0] ** 2
-
-    def _square(self, seconds: Sequence[np.ndarray]) -> np.ndarray:
-        return moments.hadamard(seconds).sum((1, 2))
-
-    @property
-    def core(self) -> Core:
-        self._check_fitted()
-        r, modes = self.ranks[0], len(self.ranks)
-        mean = np.zeros([r] * modes)
-        mean[(np.arange(r),) * modes] = 1.0
-        return Core(mean, np.zeros((r**modes, r**modes)))
-
-    def _core_parameters(self) -> int:
-        return 0

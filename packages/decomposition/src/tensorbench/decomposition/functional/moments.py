@@ -70,8 +70,8 @@ class Chunk:
 
     scatter: sparse.csc_matrix
     first: int
-    others: list[Int[np.ndarray, "c"]]
-    y: Float[np.ndarray, "c"]
+    others: list[Int[np.ndarray, " c"]]
+    y: Float[np.ndarray, " c"]
 
 
 class EntrySums:
@@ -81,7 +81,7 @@ class EntrySums:
     of one entry takes and sets the chunk size.
     """
 
-    def __init__(self, states: Sequence[Int[np.ndarray, "n"]], y: Float[np.ndarray, "n"], mode: int, width: int):
+    def __init__(self, states: Sequence[Int[np.ndarray, " n"]], y: Float[np.ndarray, " n"], mode: int, width: int):
         order = np.argsort(states[mode], kind="stable")
         own, values = states[mode][order], y[order]
         others = [s[order] for j, s in enumerate(states) if j != mode]

@@ -171,7 +171,9 @@ def smoother_pass(transition, observed, mean, var, gain, inverse, innovation, sm
                     for k in range(d):
                         s += curv[i, k] * turned[k, j]
                     half[i, j] = s
-            for i in range(d):  # C is applied as one matrix and only half is computed: expanding the product, or letting
+            for i in range(
+                d
+            ):  # C is applied as one matrix and only half is computed: expanding the product, or letting
                 for j in range(i + 1):  # the halves drift apart, is unstable over hundreds of precise observations
                     s = inverse[t, i, j] if i < r else 0.0
                     for k in range(d):

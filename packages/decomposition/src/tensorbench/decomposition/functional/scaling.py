@@ -40,8 +40,8 @@ class IndexScaler:
 class States:
     """The distinct indices of one mode, sorted, and the state (position among them) of every entry."""
 
-    t: Float[np.ndarray, "m"]
-    of_entry: Int[np.ndarray, "n"]
+    t: Float[np.ndarray, " m"]
+    of_entry: Int[np.ndarray, " n"]
 
 
 def states_of(idx: Float[np.ndarray, "n k"]) -> list[States]:
@@ -70,7 +70,7 @@ def check_indices(idx: object, modes: int | None = None) -> Float[np.ndarray, "n
     return out
 
 
-def check_values(y: object, entries: int) -> Float[np.ndarray, "n"]:
+def check_values(y: object, entries: int) -> Float[np.ndarray, " n"]:
     """``y`` as a finite float64 vector of length ``entries``, or a ValueError that names the argument."""
     out = np.asarray(y, dtype=float)
     if out.shape != (entries,):

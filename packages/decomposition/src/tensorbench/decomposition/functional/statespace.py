@@ -22,7 +22,6 @@ from math import factorial, sqrt
 
 import numpy as np
 from jaxtyping import Bool, Float
-
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.functional.recursions import filter_pass, smoother_pass
 
@@ -110,14 +109,29 @@ def discretise(
     return transition, 0.5 * (noise + np.swapaxes(noise, -1, -2))
 
 
+def sample_prior(ssm: StateSpace, t: Float[np.ndarray, " m"], rng: np.random.Generator) -> Float[np.ndarray, "m r"]:
+    """R independent functions drawn from the prior, at sorted indices ``t``."""
+    transition, noise = discretise(ssm, np.diff(t, prepend=t[:1]))
+    noise[0], transition[0] = ssm.P_inf, 0.0
+    values, vectors = np.linalg.eigh(noise)  # Q may be singular where two indices (almost) coincide
+    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    steps = root @ rng.normal(size=(len(t), ssm.order, ssm.rank))
+    state = np.zeros((ssm.order, ssm.rank))
+    out = np.empty((len(t), ssm.rank))
+    for i, (a, step) in enumerate(zip(transition, steps, strict=True)):
+        state = a @ state + step
+        out[i] = state[0]
+    return out
+
+
 @dataclass(frozen=True)
 class Filtered:
     """What the forward pass leaves: filtered moments of the state, the log marginal likelihood, and its problem."""
 
-    t: Float[np.ndarray, "m"]
+    t: Float[np.ndarray, " m"]
     y: Float[np.ndarray, "m r"]
     R: Float[np.ndarray, "m r r"]
-    observed: Bool[np.ndarray, "m"]
+    observed: Bool[np.ndarray, " m"]
     state_mean: Float[np.ndarray, "m d"]
     state_cov: Float[np.ndarray, "m d d"]
     log_marginal: float
@@ -137,7 +151,7 @@ class Smoothed:
     rank: int
 
     @property
-    def t(self) -> Float[np.ndarray, "m"]:
+    def t(self) -> Float[np.ndarray, " m"]:
         return self.filtered.t
 
     @property
@@ -155,10 +169,10 @@ class Smoothed:
 
 def kalman_filter(
     ssm: StateSpace,
-    t: Float[np.ndarray, "m"],
+    t: Float[np.ndarray, " m"],
     y: Float[np.ndarray, "m r"],
     R: Float[np.ndarray, "m r r"],
-    observed: Bool[np.ndarray, "m"] | None = None,
+    observed: Bool[np.ndarray, " m"] | None = None,
 ) -> Filtered:
     """Filter the observations ``y_t = f(t) + N(0, R_t)`` at sorted indices ``t`` (repeats allowed).
 
@@ -187,7 +201,9 @@ def rts_smoother(ssm: StateSpace, filtered: Filtered) -> Smoothed:
     return Smoothed(filtered, mean, var, ssm.rank)
 
 
-def smooth(ssm: StateSpace, t: np.ndarray, y: np.ndarray, R: np.ndarray, observed: np.ndarray | None = None) -> Smoothed:
+def smooth(
+    ssm: StateSpace, t: np.ndarray, y: np.ndarray, R: np.ndarray, observed: np.ndarray | None = None
+) -> Smoothed:
     """Filter and smooth in one call."""
     return rts_smoother(ssm, kalman_filter(ssm, t, y, R, observed))
 
@@ -205,7 +221,7 @@ def log_marginal(ssm: StateSpace, t: np.ndarray, y: np.ndarray, R: np.ndarray) -
 
 
 def predict(
-    ssm: StateSpace, post: Smoothed, t_new: Float[np.ndarray, "g"]
+    ssm: StateSpace, post: Smoothed, t_new: Float[np.ndarray, " g"]
 ) -> tuple[Float[np.ndarray, "g r"], Float[np.ndarray, "g r r"]]:
     """Exact posterior mean and covariance at any indices: left of, between, on or right of the observed ones.
 
