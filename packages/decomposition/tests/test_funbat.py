@@ -228,7 +228,7 @@ def test_the_fixed_point_at_zero_is_left_by_a_restart_with_a_warning(caplog):
     model = FunBaTCP(1, "matern12", 0.2, 0.5, max_epochs=60)
     with caplog.at_level(logging.WARNING):
         model.fit(idx, y)
-    assert "restarting from a draw of the prior" in caplog.text
+    assert "restarting with variance" in caplog.text
     assert model.history[-1].attempt > 0 and model.fitted_variance[0] > 0.5
     assert model.history[-1].train_rmse < 0.95 * y.std()
 

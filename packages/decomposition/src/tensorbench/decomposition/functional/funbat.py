@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 MAX_CORE = 4096
 PLATEAU = 0.95  # a train RMSE above this share of std(y) means that the factors sit at the fixed point zero
-GROWTH = 2.0  # of the prior variance at a restart
+GROWTH = 4.0  # of the prior variances at a restart
 Callback = Callable[[int, float], None]
 
 
@@ -79,17 +79,18 @@ class FunBaT:
     """Functional Bayesian Tucker decomposition.
 
     rank, lengthscale, variance: one number, or one per mode. Lengthscales are in the units of ``idx``; scale ``idx``
-    first (``scaling.IndexScaler``) and standardise ``y`` if its mean is not near zero. ``damping_*`` is the share of
-    the old message that stays, in [0, 1). ``schedule`` "inner" updates each mode before the next one's messages are
-    computed; "outer" computes the messages of all modes first. ``init`` is "rand" (uniform, the paper's), "prior"
-    (functions drawn from the prior) or a list of (M_k, R_k) arrays: factor values at the sorted distinct indices.
-    ``core`` fixes the initial core mean; with ``update_core=False`` it stays. ``core_cov`` adds the core's posterior covariance to the factor messages, which the paper leaves out.
+    first (``scaling.IndexScaler``), and ``y`` to about unit variance. ``damping_*`` is the share of the old message that
+    stays, in [0, 1). ``schedule`` "inner" updates each mode before the next one's messages are computed; "outer"
+    computes the messages of all modes first. ``init`` is "rand" (uniform, the paper's), "prior" (functions drawn from
+    the prior) or a list of (M_k, R_k) arrays: factor values at the sorted distinct indices. ``core`` fixes the initial
+    core mean; with ``update_core=False`` it stays. ``core_cov`` adds the core's posterior covariance to the factor
+    messages, which the paper leaves out. ``prior_var`` is the variance of the weak prior at every state that the
+    paper's code adds to the process prior (``math.inf``: none); it outweighs the data where a state has few entries.
     ``tol``: stop when the train RMSE changes by less than this relative amount (0: never).
 
     Zero is a fixed point that attracts sparse data: if the train RMSE still is above 0.95 std(y) after
-    ``plateau_epochs`` epochs, the fit restarts, up to ``max_restarts`` times, with doubled variances, initial functions
-    drawn from the prior, and without ``prior_var``, the variance of the weak prior at every state that the paper's code
-    adds to the process prior and that outweighs the data where a state has few entries.
+    ``plateau_epochs`` epochs, the fit restarts with four times ``variance`` and ``prior_var``, up to ``max_restarts``
+    times; the last time from functions drawn from the prior, with twice the given ``variance`` and no ``prior_var``.
     """
 
     product: moments.Product = "kron"
@@ -162,12 +163,17 @@ class FunBaT:
             stuck = self._run(attempt, spread, callback, last=attempt == self.max_restarts)
             if not stuck:
                 break
-            variances = [GROWTH * v for v in variances]
-            self.fitted_prior_var, init = math.inf, "prior"
+            if attempt + 1 < self.max_restarts:
+                variances = [GROWTH * v for v in variances]
+                self.fitted_prior_var *= GROWTH
+            else:
+                variances = [2.0 * float(v) for v in per_mode("variance", self.variance, idx.shape[1])]
+                self.fitted_prior_var, init = math.inf, "prior"
             log.warning(
                 "train RMSE %.3g is still above %.2f std(y) = %.3g after %d epochs: the factors are held at zero by "
-                "the prior; restarting from a draw of the prior with variance %s",
-                *(self.history[-1].train_rmse, PLATEAU, PLATEAU * spread, self.plateau_epochs, variances),
+                "the prior; restarting with variance %s, prior_var %g",
+                *(self.history[-1].train_rmse, PLATEAU, PLATEAU * spread, self.plateau_epochs),
+                *(variances, self.fitted_prior_var),
             )
         self.fitted_variance = variances
         return self
