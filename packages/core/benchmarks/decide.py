@@ -1,4 +1,4 @@
-"""How long deciding takes: 10,000 records as 100 experiments, each with a claim of every form, and as one big experiment.
+"""How long deciding takes: 10,000 records as 100 experiments with a claim of every form, and as one big experiment.
 
 Run as ``python packages/core/benchmarks/decide.py``. The budget is 10 s for collecting and deciding 10,000 records.
 """
