@@ -15,8 +15,21 @@ from jaxtyping import Float, Int
 from .files import File
 from .registry import dataset
 
-_PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "hubble_deep_field",
-                "immunohistochemistry", "moon", "retina", "rocket")  # fmt: skip
+_PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "retina",
+    "rocket",
+)
 
 
 @dataclass(frozen=True)
