@@ -128,7 +128,7 @@ class Run:
 
     def artifact(self, name: str) -> Path:
         """A path to write to; the file is kept beside the record and ends up in MLflow."""
-        if Path(name).name != name or name.startswith("."):
+        if not name or Path(name).name != name or name.startswith("."):
             raise ValueError(f"artifact {name!r}: a plain file name is expected, say 'prediction.npz'")
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name

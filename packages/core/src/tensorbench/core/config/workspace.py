@@ -250,7 +250,8 @@ class _Checker:
             if claim.custom is not None and functions is not None:
                 self._known(f"{where}.custom.function", "function of the module", [claim.custom.function], functions)
             if claim.slope is not None and claim.slope.against != "step":
-                params = {key for d in [*model.datasets.values(), *model.methods.values()] for key in d.params}
+                params = {f"{kind}{key}" for entries, prefix in ((model.datasets, "dataset."), (model.methods, "method."))
+                          for entry in entries.values() for key in entry.params for kind in ("", prefix)}  # fmt: skip
                 self._known(f"{where}.slope.against", "parameter", [claim.slope.against], {*params, "step"})
 
     def _check_module(self, path: Path) -> Collection[str] | None:

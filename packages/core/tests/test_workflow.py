@@ -1,0 +1,99 @@
+"""The workflow on the toy: from nothing to the paper, and what is redone after a change, a failure or a kill."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def ledger(toy, scale: str = "desk") -> dict[str, dict[str, str]]:
+    with open(toy.root / "results" / scale / "claims.csv") as file:
+        return {row["claim"] or row["paper"]: row for row in csv.DictReader(file)}
+
+
+def planned(toy, *arguments: str) -> str:
+    return toy.snakemake(*arguments, "-n", "--quiet", "host").stdout
+
+
+@pytest.mark.timeout(600)
+def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
+    toy.snakemake(timeout=300)
+    first = ledger(toy)
+    assert first["alpha.fits"]["verdict"] == "reproduced"
+    assert first["beta"]["verdict"] == "not implemented yet"
+    assert (toy.root / "paper" / "paper.pdf").read_bytes().startswith(b"%PDF")
+    for suffix in (".csv", ".md", ".tex"):
+        assert (toy.root / "paper" / "tables" / "desk" / "toy" / f"line{suffix}").stat().st_size > 0
+    assert "Nothing to be done" in planned(toy)
+    # A changed title redoes the report, not the runs; a changed parameter redoes the jobs that it concerns.
+    edit(toy.config, "Fitting a line", "Fitting lines")
+    plan = planned(toy)
+    assert "report_toy_line" in plan and "tune" not in plan and "\nrun " not in plan
+    edit(toy.config, "mean_only: {}", "mean_only: {}\n  zero: {uses: mean_only}")
+    plan = planned(toy)
+    assert "run " in plan and "zero on toy_line" in plan and "Tuning" not in plan and "mean_only on toy_line" not in plan
+    # An older record is refused by name when it is collected.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"tensorbench.schema": "0"}), toy.record())
+    done = toy.python("-m", "tensorbench.core.report", "collect", "toy/line", check=False)
+    assert done.returncode == 1 and "was written with record schema 0" in done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_failed_run_sinks_nobody_and_is_the_only_thing_redone(toy):
+    done = toy.snakemake("claims", check=False, timeout=300, TOY_FAIL="mean_only")
+    assert done.returncode != 0
+    rows = ledger(toy)
+    assert rows["alpha.fits"]["verdict"] == "not measured"
+    assert "the toy was told to fail" in rows["alpha.fits"]["note"]
+    stamp = toy.record("least_squares").stat().st_mtime_ns
+    toy.snakemake("claims", timeout=300)
+    assert ledger(toy)["alpha.fits"]["verdict"] == "reproduced"
+    assert toy.record("least_squares").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.timeout(600)
+def test_pulling_the_plug_and_running_again_gives_the_same_ledger(toy):
+    toy.snakemake("claims", timeout=300)
+    whole = {key: row["measured"] for key, row in ledger(toy).items()}
+    subprocess.run(["rm", "-rf", str(toy.root / "results"), str(toy.root / "paper" / "tables")], check=True)
+    process = subprocess.Popen([sys.executable, "-m", "snakemake", "claims", "--cores", "2"], cwd=toy.root,
+                               env=toy.environment(TOY_SLEEP="2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               start_new_session=True)  # fmt: skip
+    trials = toy.record("least_squares", suffix=".trials")
+    deadline = time.time() + 120
+    while not (trials.exists() and any(trials.iterdir())):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.2)
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs, at once
+    process.wait(timeout=10)
+    assert not toy.record("least_squares").exists()
+    toy.snakemake("--unlock")
+    toy.snakemake("claims", timeout=300)
+    assert {key: row["measured"] for key, row in ledger(toy).items()} == whole
+
+
+def test_mistakes_stop_the_workflow_before_any_job(toy, edit):
+    done = toy.snakemake("-n", "toy/lime", check=False)
+    assert done.returncode != 0 and "unknown target 'toy/lime'; did you mean 'toy/line'" in done.stdout + done.stderr
+    done = toy.snakemake("-n", "--config", "scale=dekk", check=False)
+    assert done.returncode != 0 and "unknown scale 'dekk'; did you mean 'desk'" in done.stdout + done.stderr
+    edit(toy.config, "over: mean_only", "over: mean_onli")
+    done = toy.snakemake("-n", check=False)
+    assert done.returncode != 0 and "unknown method 'mean_onli'" in done.stdout + done.stderr
+    assert not (toy.root / "results").exists()
+
+
+@pytest.mark.parametrize("target", ["toy", "toy/line", "alpha", "claims", "figures", "smoke", "paper",
+                                    "results/desk/toy/line.parquet", "paper/figures/desk/toy/line/rmse.pdf"])  # fmt: skip
+def test_every_name_that_a_person_types_is_a_target(toy, target):
+    assert "run " in planned(toy, target)
