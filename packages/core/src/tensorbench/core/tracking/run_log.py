@@ -203,12 +203,11 @@ def is_dead(run: Run) -> bool:
     """Whether the process that logged ``run`` is known to be gone. False for another host's: it cannot be known."""
     import psutil
 
-    host, _, rest = run.data.tags.get("process", "").rpartition(" ")[0].rpartition(" ")
-    created = run.data.tags.get("process", "").rpartition(" ")[2]
-    if host != platform.node() or not rest.isdigit() or not created.isdigit():
+    host, pid, started = [*run.data.tags.get("process", "").rsplit(" ", 2), "", ""][:3]
+    if host != platform.node() or not (pid.isdigit() and started.isdigit()):
         return False
     try:
-        return abs(psutil.Process(int(rest)).create_time() - int(created)) > 1.5
+        return abs(psutil.Process(int(pid)).create_time() - int(started)) > 1.5
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
