@@ -277,7 +277,7 @@ def test_more_than_there_are_is_refused_at_once(monkeypatch):
     ):
         pass
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ValueError, match="none can be seen.*device: cpu"), lease():
+    with pytest.raises(ValueError, match=r"none can be seen.*device: cpu"), lease():
         pass
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
