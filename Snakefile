@@ -14,6 +14,7 @@ rule paper:
     input:
         "paper/paper.pdf",
         f"results/{SCALE}/claims.csv",
+        f"results/{SCALE}/tracked.ready",
 
 
 rule claims:

@@ -36,6 +36,22 @@ rule published:
         "cp {input} {output} 2> {log}"
 
 
+rule tracked:
+    input:
+        reports_of,
+        store=ancient("results/store.ready"),
+    output:
+        touch("results/{scale}/tracked.ready"),
+    log:
+        "results/{scale}/tracked.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Putting figures and verdicts into MLflow ({wildcards.scale})"
+    shell:
+        "python -m tensorbench.core.report track --scale {wildcards.scale} --log {log}"
+
+
 rule sync:
     input:
         store="results/store.ready",

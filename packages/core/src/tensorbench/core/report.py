@@ -1,4 +1,4 @@
-"""The stages behind the records: ``collect``, ``experiment`` (verdicts, table, figures) and ``ledger``, as commands."""
+"""The stages behind the records: ``collect``, ``experiment`` (verdicts, table, figures), ``ledger``, ``track`` (to MLflow)."""
 
 from __future__ import annotations
 
@@ -144,12 +144,25 @@ def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:
     return table
 
 
+def track(workspace: Workspace, root: Path) -> None:
+    """Put each experiment's figures and verdicts beside its runs in MLflow."""
+    from tensorbench.core import tracking
+
+    paths = Paths(root, workspace.scale)
+    uri = tracking.default_uri(paths.results)
+    for experiment in workspace.experiments.values():
+        figures = [paths.figure(experiment.key, name).with_suffix(suffix) for name in experiment.figures for suffix in (".png", ".pdf")]
+        claims = paths.collected(experiment.key, ".claims.json")
+        rows = json.loads(claims.read_text()) if claims.exists() else []
+        tracking.log_report(uri, experiment.key, workspace.scale, [f for f in figures if f.exists()], rows)
+
+
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m tensorbench.core.report", description=__doc__)
     commands = arguments.add_subparsers(dest="command", required=True)
-    for name in ("collect", "experiment", "ledger"):
+    for name in ("collect", "experiment", "ledger", "track"):
         command = commands.add_parser(name)
-        if name != "ledger":
+        if name in ("collect", "experiment"):
             command.add_argument("experiment", help="<package>/<experiment>")
         if name == "experiment":
             command.add_argument("--strict", action="store_true", help="a figure that fails is an error (CI)")
@@ -165,6 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     root = arguments.root.resolve()
     data.discover()
     try:
+        if arguments.command == "track":
+            track(load(root, arguments.scale), root)
+            return 0
         if arguments.command == "ledger":
             table = write_ledger(load(root, arguments.scale), root)
             counts = table["verdict"].value_counts()

@@ -136,7 +136,7 @@ def finish_without_failed_runs(scale: str, targets: Collection[str]) -> None:
         return
     shown = ", ".join(str(path.relative_to("results")).removesuffix(".failed.json") for path in failed)
     log.warning("%d job(s) failed: %s. Building from the other records; run snakemake again to redo only these.", len(failed), shown)
-    rules = ["collect", "ledger", "pdf", "published", "paper", "claims", "figures"]
+    rules = ["collect", "ledger", "pdf", "tracked", "published", "paper", "claims", "figures"]
     plan_ = plan(scale)
     rules += [f"report_{e.package}_{e.name}" for e in plan_.workspace.experiments.values()]
     rules += [*plan_.workspace.packages, *plan_.workspace.experiments, *plan_.workspace.papers]

@@ -1,0 +1,113 @@
+"""The workspace as a whole: packages stay apart, pins do not drift, every config is valid, every paper is listed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tensorbench.core import data
+from tensorbench.core.config import load
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([A-Za-z0-9_.\-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.M)
+}
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """Third-party requirements by where they are declared."""
+    found = {}
+    for package in PACKAGES:
+        project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+        extras = [line for lines in project.get("optional-dependencies", {}).values() for line in lines]
+        found[package] = [Requirement(line) for line in project["dependencies"] + extras]
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    found["requirements-dev.txt"] = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {where: [r for r in rs if not r.name.startswith("tensorbench")] for where, rs in found.items()}
+
+
+@pytest.mark.parametrize("where", requirements())
+def test_every_requirement_is_pinned_within_its_range(where):
+    for requirement in requirements()[where]:
+        name = canonicalize_name(requirement.name)
+        assert name in PINS, f"{where} needs {requirement.name}, which constraints.txt does not pin"
+        assert requirement.specifier.contains(PINS[name]), f"{where}: {requirement} but the pin is {PINS[name]}"
+
+
+def test_what_is_installed_is_what_is_pinned():
+    names = {canonicalize_name(r.name) for rs in requirements().values() for r in rs}
+    for name in sorted(names):
+        assert importlib.metadata.version(name).split("+")[0] == PINS[name], name
+
+
+def test_conda_users_get_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert "python=3.11" in environment["dependencies"]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    expected = {"-c constraints.txt", "-r requirements-dev.txt", *(f"-e ./packages/{p}[all]" for p in PACKAGES)}
+    assert set(pip) == expected
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_installs_every_extra(package):
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = {extra for line in extras["all"] for extra in Requirement(line).extras}
+    assert listed == set(extras) - {"all"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module named by an import statement of the file, absolute or relative to nothing."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_core_and_no_sibling(package):
+    allowed = {package, "core"}
+    for path in (ROOT / "packages" / package / "src").rglob("*.py"):
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "tensorbench" and len(parts) > 1:
+                assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("package", [p for p in PACKAGES if p != "core"])
+def test_methods_know_nothing_of_the_workflow(package):
+    """What a notebook imports has no config, no MLflow and no records behind it."""
+    source = ROOT / "packages" / package / "src" / "tensorbench" / package
+    forbidden = ("mlflow", "snakemake", "tensorbench.core.run", "tensorbench.core.records", "tensorbench.core.tracking")
+    for path in source.rglob("*.py"):
+        if {"experiments", "datasets"} & set(path.relative_to(source).parts):
+            continue
+        bad = {module for module in imports(path) if module.startswith(forbidden)}
+        assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+def test_no_package_owns_the_namespace():
+    assert not list(ROOT.glob("packages/*/src/tensorbench/__init__.py"))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "desk", "full"])
+def test_every_config_is_valid_and_smoke_has_a_dataset_that_is_always_there(scale):
+    data.discover()
+    workspace = load(ROOT, scale, dataset_names=data.names())
+    assert len(workspace.papers) == 119
+    for experiment in workspace.experiments.values():
+        assert any(data.get(choice.uses).kind != "downloaded" for choice in experiment.datasets.values()), experiment.key
+        for choice in experiment.datasets.values():
+            data.check_parameters(choice.uses, choice.params)
