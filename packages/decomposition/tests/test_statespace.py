@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm, solve_continuous_lyapunov
 from sklearn.gaussian_process.kernels import Matern
+
 from tensorbench.decomposition.functional.statespace import (
     discretise,
     kalman_filter,

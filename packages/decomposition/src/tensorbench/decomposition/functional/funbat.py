@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.functional import moments
 from tensorbench.decomposition.functional.scaling import check_indices, check_values, per_mode, states_of
@@ -79,8 +80,8 @@ class FunBaT:
     """Functional Bayesian Tucker decomposition.
 
     rank, lengthscale, variance: one number, or one per mode. Lengthscales are in the units of ``idx``; scale ``idx``
-    first (``scaling.IndexScaler``), and ``y`` to about unit variance. ``damping_*`` is the share of the old message that
-    stays, in [0, 1). ``schedule`` "inner" updates each mode before the next one's messages are computed; "outer"
+    first (``scaling.IndexScaler``), and ``y`` to about unit variance. ``damping_*`` is the share of the old message
+    that stays, in [0, 1). ``schedule`` "inner" updates each mode before the next one's messages are computed; "outer"
     computes the messages of all modes first. ``init`` is "rand" (uniform, the paper's), "prior" (functions drawn from
     the prior) or a list of (M_k, R_k) arrays: factor values at the sorted distinct indices. ``core`` fixes the initial
     core mean; with ``update_core=False`` it stays. ``core_cov`` adds the core's posterior covariance to the factor
@@ -89,8 +90,8 @@ class FunBaT:
     ``tol``: stop when the train RMSE changes by less than this relative amount (0: never).
 
     Zero is a fixed point that attracts sparse data: if the train RMSE still is above 0.95 std(y) after
-    ``plateau_epochs`` epochs, the fit restarts with four times ``variance`` and ``prior_var``, up to ``max_restarts``
-    times; the last time from functions drawn from the prior, with twice the given ``variance`` and no ``prior_var``.
+    ``plateau_epochs`` epochs, the fit restarts, up to ``max_restarts`` times: first with four times ``variance`` and
+    ``prior_var``, then from draws of the prior with a larger ``variance`` and without ``prior_var``.
     """
 
     product: moments.Product = "kron"
@@ -163,11 +164,11 @@ class FunBaT:
             stuck = self._run(attempt, spread, callback, last=attempt == self.max_restarts)
             if not stuck:
                 break
-            if attempt + 1 < self.max_restarts:
+            if attempt == 0:
                 variances = [GROWTH * v for v in variances]
                 self.fitted_prior_var *= GROWTH
-            else:
-                variances = [2.0 * float(v) for v in per_mode("variance", self.variance, idx.shape[1])]
+            else:  # more of the same would not help: start from functions with a shape, and let the data decide alone
+                variances = [2.0 * attempt * float(v) for v in per_mode("variance", self.variance, idx.shape[1])]
                 self.fitted_prior_var, init = math.inf, "prior"
             log.warning(
                 "train RMSE %.3g is still above %.2f std(y) = %.3g after %d epochs: the factors are held at zero by "

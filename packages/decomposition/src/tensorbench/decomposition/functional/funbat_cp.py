@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from tensorbench.decomposition.functional import moments
 from tensorbench.decomposition.functional.funbat import Core, FunBaT
 

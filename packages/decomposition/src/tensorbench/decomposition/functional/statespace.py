@@ -22,6 +22,7 @@ from math import factorial, sqrt
 
 import numpy as np
 from jaxtyping import Bool, Float
+
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.functional.recursions import filter_pass, smoother_pass
 
