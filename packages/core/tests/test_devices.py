@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from tensorbench.core import devices
 from tensorbench.core.devices import lease, slurm_devices, visible
 

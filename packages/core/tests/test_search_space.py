@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from tensorbench.core.search_space import draw
 
 SPACE = {

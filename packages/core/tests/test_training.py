@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+
 from tensorbench.core.training import fit, schedule_multiplier
 
 

@@ -180,13 +180,13 @@ def _download(file: File, target: Path) -> Path:
                 downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
             )
             return target
-        except ValueError as error:  # pooch's word for a checksum that differs: trying again would not help
-            raise DataError(f"{file.name}: the download has the wrong checksum ({error}); {_by_hand(file)}") from error
         except Exception as error:  # every network library has its own exceptions
+            if isinstance(error, ValueError) and "known hash" in str(error):  # trying again would not help
+                said = f"{file.name}: the download has the wrong checksum ({error}); {_by_hand(file)}"
+                raise DataError(said) from error
             if attempt == ATTEMPTS:
-                raise DataError(
-                    f"{file.name}: download failed ({type(error).__name__}: {error}); {_by_hand(file)}"
-                ) from error
+                said = f"{file.name}: download failed ({type(error).__name__}: {error}); {_by_hand(file)}"
+                raise DataError(said) from error
     raise AssertionError("unreachable")
 
 
