@@ -13,6 +13,7 @@ import logging
 from math import log
 
 import numpy as np
+
 from tensorbench.core.data import load
 from tensorbench.core.timing import compare, growth
 from tensorbench.decomposition.structure.core_shapes import brute_force, exact, hosv, packing_ip
@@ -59,7 +60,7 @@ def main() -> None:
 
     seconds = compare({"pruned": lambda: packing_ip(s, 20_000), "all": lambda: every_split(s, 20_000)}, repeats=3)
     ratio = seconds.speedup("pruned", "all")
-    logger.info("scheme on Pines, B = 20000: %.3f s, every program %.2f s, %.1f times", *seconds.values(), ratio.value)
+    logger.info("scheme on Pines, B = 20000: %.3f s, every program %.2f s, %.1f x", *seconds.values(), ratio.value)
 
     long = steep_spectra((700, 700, 600))
     seconds = compare({"scheme": lambda: packing_ip(long, 100_000), "exact": lambda: exact(long, 100_000)}, repeats=3)

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from tensorbench.decomposition.linalg import COO
 from tensorbench.decomposition.structure.bounds import bounds, optimality_gap
 from tensorbench.decomposition.structure.core_shapes import (

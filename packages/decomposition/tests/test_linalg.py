@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorly as tl
+
 from tensorbench.decomposition import linalg
 from tensorbench.decomposition.linalg import COO
 

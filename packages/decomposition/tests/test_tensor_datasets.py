@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tensorbench.core import data
 from tensorbench.decomposition.datasets import tensors
 from tensorbench.decomposition.linalg import COO

@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 import tensorly as tl
+from tensorly.decomposition import tensor_train as tt_svd
+
 from tensorbench.decomposition.structure.packing import exact
 from tensorbench.decomposition.structure.tree import (
     TreeSpec,
@@ -16,7 +18,6 @@ from tensorbench.decomposition.structure.tree import (
     tree_spectra,
     tucker_star,
 )
-from tensorly.decomposition import tensor_train as tt_svd
 
 RNG = np.random.default_rng(0)
 X3 = RNG.random((5, 6, 7))

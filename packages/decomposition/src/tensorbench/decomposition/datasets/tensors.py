@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from tensorbench.core.data import File, dataset
 
 if TYPE_CHECKING:

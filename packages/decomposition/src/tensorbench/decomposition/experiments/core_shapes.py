@@ -14,7 +14,9 @@ from math import inf
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
@@ -135,31 +137,42 @@ def worst_error_ratio(records: pd.DataFrame) -> list[float]:
     return [float((pairs["packing_ip"] / pairs["rre_greedy"]).max())]
 
 
-def _panels(records: pd.DataFrame, metric: str, ylabel: str, above: float | None = None) -> Figure:
-    """One panel per dataset: a metric against the budget, one line per method."""
-    history = rec.history(records, metric)
-    names = [name for name in dict.fromkeys(records["dataset"]) if name in set(history["dataset"])]
+def _panels(history: pd.DataFrame, ylabel: str, logarithmic: bool = True) -> tuple[Figure, dict[str, Axes]]:
+    """One panel per dataset: a value against the budget, one line per method. Returns the panels by dataset."""
+    names = list(dict.fromkeys(history["dataset"]))
     if not names:
         fig, ax = plotting.figure()
         plotting.canvas.empty(ax)
-        return fig
-    cols = min(3, len(names))
+        return fig, {}
+    cols = min(3 if len(names) in (3, 5, 6, 9) else 4, len(names))
     rows = -(-len(names) // cols)
-    fig, axes = plotting.figure(columns=2, rows=rows, cols=cols, height=4.4 * rows + 1.2, squeeze=False)
-    for ax, name in zip(axes.flat, names, strict=False):
+    fig, axes = plotting.figure(columns=2, rows=rows, cols=cols, height=3.9 * rows + 1.2, squeeze=False)
+    panels = dict(zip(names, axes.flat, strict=False))
+    for place, (name, ax) in enumerate(panels.items()):
         plotting.series(ax, history[history["dataset"] == name], "step", "value")
-        ax.set(title=plotting.label(name), xlabel="budget (parameters)", ylabel=ylabel)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        if above is not None:
-            plotting.reference(ax, y=above)
+        ax.set(title=plotting.label(name), xlabel="budget (parameters)", ylabel="" if place % cols else ylabel)
+        plotting.canvas.log_axis(ax, "x", ticks=[1_000, 10_000, 100_000])
+        if logarithmic:
+            ax.set_yscale("log")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     plotting.legend(fig)
-    return fig
+    return fig, panels
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Error and surrogate loss against the budget."""
-    yield "error", _panels(records, "relative_error", "squared relative error")
-    yield "surrogate", _panels(records, "loss_ratio", "surrogate loss / least", above=1.0)
+    """Error, error against the peer's, and surrogate loss, against the budget."""
+    errors = rec.history(records, "relative_error")
+    yield "error", _panels(errors, "squared relative error")[0]
+
+    peer = errors[errors["method"] == "rre_greedy"].rename(columns={"value": "peer"}).drop(columns="method")
+    both = errors[errors["method"] != "rre_greedy"].merge(peer, on=["dataset", "seed", "step"])
+    fig, panels = _panels(both.assign(value=both["value"] / both["peer"]), "error / error of rre_greedy", False)
+    for ax in panels.values():
+        plotting.reference(ax, y=1.0)
+    yield "against_fitting", fig
+
+    fig, panels = _panels(rec.history(records, "loss_ratio"), "surrogate loss / least", False)
+    for ax in panels.values():
+        plotting.reference(ax, y=1.0)
+    yield "surrogate", fig

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from tensorly.tucker_tensor import TuckerTensor
+
 from tensorbench.decomposition.linalg import COO, as_tensor
 from tensorbench.decomposition.structure.hosv import (
     HOSV,
@@ -43,7 +45,6 @@ from tensorbench.decomposition.structure.packing import (
     packing_ip,
 )
 from tensorbench.decomposition.structure.tucker_fit import RotatedTensor, fit_tucker, relative_error, rotate
-from tensorly.tucker_tensor import TuckerTensor
 
 __all__ = [
     "HOSV",

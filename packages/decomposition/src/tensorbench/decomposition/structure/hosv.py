@@ -20,6 +20,7 @@ from math import prod
 
 import numpy as np
 from jaxtyping import Float
+
 from tensorbench.decomposition.linalg import COO, as_tensor, squared_norm, squared_singular_values, tails
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.structure.hosv import (
     HOSV,

@@ -24,6 +24,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 from scipy.optimize import Bounds, LinearConstraint, milp
+
 from tensorbench.core.errors import unknown
 from tensorbench.decomposition.linalg import COO, as_tensor, squared_norm, squared_singular_values, tails
 

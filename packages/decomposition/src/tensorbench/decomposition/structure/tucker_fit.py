@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
-from tensorbench.decomposition.linalg import COO, as_tensor, leading_vectors, multiply, rank_for_tail, squared_norm
-from tensorbench.decomposition.structure.hosv import check_core
 from tensorly.decomposition import tucker
 from tensorly.tucker_tensor import TuckerTensor
+
+from tensorbench.decomposition.linalg import COO, as_tensor, leading_vectors, multiply, rank_for_tail, squared_norm
+from tensorbench.decomposition.structure.hosv import check_core
 
 _BLOCK = 4_000_000  # numbers held at once while a sparse tensor is projected
 
