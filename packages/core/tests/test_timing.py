@@ -75,6 +75,14 @@ def test_sections_nest():
     assert outer.seconds >= inner.seconds
 
 
+def test_memory_that_the_allocator_kept_is_not_taken_for_free():
+    for _ in range(3):  # the same work needs the same memory each time, say for one seed after the other
+        with measure() as cost:
+            pieces = [np.ones(2**14) for _ in range(200)]  # 128 KiB each: from the heap, which is kept after use
+            del pieces
+        assert 20 <= cost.peak_mib <= 40
+
+
 def test_a_section_that_raises_is_measured_too():
     with pytest.raises(KeyError), measure() as cost:
         time.sleep(0.02)
