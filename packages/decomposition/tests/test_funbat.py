@@ -234,6 +234,17 @@ def test_the_fixed_point_at_zero_is_left_by_a_restart_with_a_warning(caplog):
     assert model.history[-1].train_rmse < 0.95 * y.std()
 
 
+def test_messages_of_low_rank_are_no_obstacle_without_the_weak_prior():
+    """A state with one entry whose other factors are certain has a message of rank one."""
+    model = FunBaTCP(2, "matern12", 0.3, prior_var=np.inf, damping_u=0.0, max_epochs=1)
+    model.fit(np.array([[0.2, 0.0], [0.7, 1.0]]), np.array([1.0, 2.0]))
+    model._modes[1].mean, model._modes[1].cov = np.ones((2, 2)), np.zeros((2, 2, 2))
+    model._refresh_messages(0)
+    assert np.linalg.matrix_rank(model._modes[0].precision[0]) == 1
+    model._update_factor(0)
+    assert np.all(np.linalg.eigvalsh(model._modes[0].cov) > 0)
+
+
 def test_stopping_waits_for_the_plateau_to_end():
     rng = np.random.default_rng(11)
     idx, y = surface(150, rng)

@@ -34,6 +34,7 @@ from tensorbench.decomposition.functional.statespace import (
     predict,
     sample_prior,
     smooth,
+    transitions,
 )
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 MAX_CORE = 4096
 PLATEAU = 0.95  # a train RMSE above this share of std(y) means that the factors sit at the fixed point zero
 GROWTH = 4.0  # of the prior variances at a restart
+NEGLIGIBLE = 1e-8  # share of a state's prior precision that stands in for none
 Callback = Callable[[int, float], None]
 
 
@@ -65,6 +67,7 @@ class _Mode:
     shift: np.ndarray
     mean: np.ndarray
     cov: np.ndarray
+    steps: tuple[np.ndarray, np.ndarray]
     post: Smoothed | None = None
 
 
@@ -210,7 +213,9 @@ class FunBaT:
             eye = np.broadcast_to(np.eye(r), (len(t), r, r))
             cov = eye.copy() if init == "rand" else 0.1 * eye
             sums = moments.EntrySums(self._states, self._y, k, own)
-            self._modes.append(_Mode(ssm, t, sums, 1e-3 * counts[:, None, None] * eye, shift, mean, cov))
+            self._modes.append(
+                _Mode(ssm, t, sums, 1e-3 * counts[:, None, None] * eye, shift, mean, cov, transitions(ssm, t))
+            )
         self._start_core(rng)
         self.noise_precision = 1.0
         self._misfit = float(len(self._y))  # sum of the entries' messages to b, each starting at 1
@@ -285,9 +290,10 @@ class FunBaT:
     def _update_factor(self, k: int) -> None:
         """Filter and smooth mode k's process on its pseudo-observations m_t = R_t η_t, R_t = (Λ_t + I/v)^-1."""
         mode = self._modes[k]
-        cov = np.linalg.inv(mode.precision + np.eye(self.ranks[k]) / self.fitted_prior_var)
+        weak = max(1.0 / self.fitted_prior_var, NEGLIGIBLE / mode.ssm.P_inf[0, 0])  # messages alone may be singular
+        cov = np.linalg.inv(mode.precision + weak * np.eye(self.ranks[k]))
         cov = 0.5 * (cov + np.swapaxes(cov, 1, 2))
-        mode.post = smooth(mode.ssm, mode.t, np.einsum("mab,mb->ma", cov, mode.shift), cov)
+        mode.post = smooth(mode.ssm, mode.t, np.einsum("mab,mb->ma", cov, mode.shift), cov, steps=mode.steps)
         mode.mean, mode.cov = np.ascontiguousarray(mode.post.mean), np.ascontiguousarray(mode.post.cov)
 
     def _totals(self) -> tuple[np.ndarray, np.ndarray]:

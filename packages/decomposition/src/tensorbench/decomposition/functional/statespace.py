@@ -112,7 +112,7 @@ def discretise(
 
 def sample_prior(ssm: StateSpace, t: Float[np.ndarray, " m"], rng: np.random.Generator) -> Float[np.ndarray, "m r"]:
     """R independent functions drawn from the prior, at sorted indices ``t``."""
-    transition, noise = discretise(ssm, np.diff(t, prepend=t[:1]))
+    transition, noise = transitions(ssm, t)
     noise[0], transition[0] = ssm.P_inf, 0.0
     values, vectors = np.linalg.eigh(noise)  # Q may be singular where two indices (almost) coincide
     root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
@@ -123,6 +123,11 @@ def sample_prior(ssm: StateSpace, t: Float[np.ndarray, " m"], rng: np.random.Gen
         state = a @ state + step
         out[i] = state[0]
     return out
+
+
+def transitions(ssm: StateSpace, t: Float[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
+    """A and Q from each of the sorted indices ``t`` to the next (at the first, of a step of length zero)."""
+    return discretise(ssm, np.diff(t, prepend=t[:1]))
 
 
 @dataclass(frozen=True)
@@ -174,10 +179,12 @@ def kalman_filter(
     y: Float[np.ndarray, "m r"],
     R: Float[np.ndarray, "m r r"],
     observed: Bool[np.ndarray, " m"] | None = None,
+    steps: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Filtered:
     """Filter the observations ``y_t = f(t) + N(0, R_t)`` at sorted indices ``t`` (repeats allowed).
 
-    ``observed`` marks the states that have an observation; by default those whose ``y`` row is finite. Raises
+    ``observed`` marks the states that have an observation; by default those whose ``y`` row is finite. ``steps`` is
+    ``transitions(ssm, t)``, for callers that filter the same indices again and again. Raises
     ValueError for unsorted indices, shapes that do not match, or a covariance that is not positive definite.
     """
     t, y, R = (np.ascontiguousarray(a, dtype=float) for a in (t, y, R))
@@ -185,7 +192,7 @@ def kalman_filter(
         raise ValueError(f"y {y.shape} and R {R.shape} do not fit {len(t)} indices and rank {ssm.rank}")
     seen = np.isfinite(y).all(1) if observed is None else np.ascontiguousarray(observed, dtype=bool)
     states, r, d = len(t), ssm.rank, ssm.rank * ssm.order
-    transition, noise = discretise(ssm, np.diff(t, prepend=t[:1]))
+    transition, noise = transitions(ssm, t) if steps is None else steps
     mean, var, gain = np.zeros((states, d)), np.zeros((states, d, d)), np.zeros((states, d, r))
     inverse, innovation = np.zeros((states, r, r)), np.zeros((states, r))
     loglik = filter_pass(transition, noise, ssm.P_inf, y, R, seen, mean, var, gain, inverse, innovation)
@@ -203,10 +210,15 @@ def rts_smoother(ssm: StateSpace, filtered: Filtered) -> Smoothed:
 
 
 def smooth(
-    ssm: StateSpace, t: np.ndarray, y: np.ndarray, R: np.ndarray, observed: np.ndarray | None = None
+    ssm: StateSpace,
+    t: np.ndarray,
+    y: np.ndarray,
+    R: np.ndarray,
+    observed: np.ndarray | None = None,
+    steps: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Smoothed:
-    """Filter and smooth in one call."""
-    return rts_smoother(ssm, kalman_filter(ssm, t, y, R, observed))
+    """Filter and smooth in one call; arguments as in ``kalman_filter``."""
+    return rts_smoother(ssm, kalman_filter(ssm, t, y, R, observed, steps))
 
 
 def smooth_modes(
