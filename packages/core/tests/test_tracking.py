@@ -275,8 +275,8 @@ STEPS: dict[str, list[float]] = {
 
 def reconstruct(points: list[Point], metric: str) -> list[tuple[float, float]]:
     """Read back the real (step, value) pairs, as someone would in MLflow."""
-    real = {point.step: point.value for point in points if point.key == COMPANION + metric}
-    assert all(point.key in (metric, COMPANION + metric) for point in points)
+    real = {point.step: point.value for point in points if point.key == metric + COMPANION}
+    assert all(point.key in (metric, metric + COMPANION) for point in points)
     return [(real.get(point.step, float(point.step)), point.value) for point in points if point.key == metric]
 
 
@@ -317,7 +317,7 @@ def test_fractional_steps_in_the_store(uri: str) -> None:
     live.finish()
     run = runs(uri)["r0"]
     assert history(uri, run, "error") == [(0, 3.0), (1, 2.0), (2, 1.0)]
-    assert history(uri, run, "step/error") == [(0, 0.05), (1, 0.1), (2, 0.2)]
+    assert history(uri, run, "error.step") == [(0, 0.05), (1, 0.1), (2, 0.2)]
 
 
 # --- a store that fails ---------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def _ui(uri: str, results: Path, port: int) -> int:
         return 0
     tracking.initialise(uri, results)
     _prepare()
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # for its language-model features only
+    log.info("the MLflow UI will be at http://127.0.0.1:%d/#/experiments?workflowType=machine_learning", port)
     arguments = ["ui", "--backend-store-uri", uri, "--artifacts-destination", str(artifact_root(database)),
                  "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

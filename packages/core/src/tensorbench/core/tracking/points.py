@@ -4,8 +4,8 @@ MLflow's step is an int64, ours may be any number (an epoch, a budget of 0.05, s
 
 - whole steps are MLflow steps as they are;
 - from the first step that is not whole (or not finite, or beyond int64), the metric's steps are numbered in the order
-  of their arrival (0, 1, 2, …, continuing above the whole ones), and a companion metric ``step/<metric>`` holds the
-  real step at the same number. In the UI: X axis, Metric, ``step/<metric>``.
+  of their arrival (0, 1, 2, …, continuing above the whole ones), and a companion metric ``<metric>.step`` holds the
+  real step at the same number. In the UI: X axis, Metric, ``<metric>.step``.
 
 MLflow calls "latest" the point with the greatest (step, time). A final value (``step=None``) is therefore put at the
 metric's greatest step, later in time, and left out when it is the latest already. NaN is kept by every store;
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tensorbench.core.tracking.store import metric_name
 
-COMPANION = "step/"
+COMPANION = ".step"
 _INT64 = 2**63
 
 
@@ -65,11 +65,11 @@ class Points:
         points = []
         if line.numbers is None:
             line.numbers = {float(whole): whole for whole in sorted(line.whole)}
-            points = [Point(COMPANION + key, real, time, number) for real, number in line.numbers.items()]
+            points = [Point(key + COMPANION, real, time, number) for real, number in line.numbers.items()]
         number = line.numbers.get(step)
         if number is None:
             number = line.numbers[step] = 0 if line.top is None else line.top + 1
-            points.append(Point(COMPANION + key, step, time, number))
+            points.append(Point(key + COMPANION, step, time, number))
         return [*points, self._point(line, key, value, number, time)]
 
     @staticmethod
