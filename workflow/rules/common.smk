@@ -1,6 +1,7 @@
 # What the rules share: the scale, the plan made from the configs, and what happens when a job fails.
 import os
 import sys
+from glob import glob
 
 from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError

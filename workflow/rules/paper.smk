@@ -6,7 +6,8 @@ rule pdf:
         reports_of,
         ledger="results/{scale}/claims.json",
         source="paper/paper.typ",
-        sections=[f"paper/sections/{package}.typ" for package in PLAN.workspace.packages],
+        library="paper/lib.typ",
+        sections=glob("paper/sections/*.typ"),
     output:
         report("results/{scale}/paper.pdf", category="Paper", caption="../report/paper.rst"),
     log:

@@ -42,7 +42,11 @@ def gather(workspace: Workspace, root: Path) -> dict[str, Any]:
         "papers": {key: {"title": p.title, "package": p.package, "year": p.year} for key, p in workspace.papers.items()},
         "ledger": ledger,
         "verdicts": Counter(row["verdict"] for row in ledger),
-        "packages": [{"name": name, "experiments": [e for e in experiments if e["package"] == name]} for name in workspace.packages],
+        "packages": [
+            {"name": name, "experiments": [e for e in experiments if e["package"] == name],
+             "prose": (root / "paper" / "sections" / f"{name}.typ").exists()}
+            for name in workspace.packages
+        ],
         "runs": sum(e["runs"] for e in experiments),
         "core_minutes": sum(e["seconds"] for e in experiments) / 60,
         "machines": _machines(facts),
