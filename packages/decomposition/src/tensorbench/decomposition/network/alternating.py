@@ -199,6 +199,7 @@ class _Sweep:
     def run(self, update: set[int], forth: bool) -> np.ndarray:
         """One pass; returns the relative squared error of every restart after it."""
         order = self.plan.order
+        self.shift = np.maximum(self.damping * np.minimum(self.rse, 1.0), self.ridge)[:, None, None]
         for k in range(order) if forth else reversed(range(order)):
             last = k == (order - 1 if forth else 0)
             if k in update or last:
@@ -230,21 +231,22 @@ class _Sweep:
         else:
             new = old
         if measure:
-            error = self.square + _quadratic(gram, right, new)
+            error = self.square + _inner(gram @ new - 2.0 * right, new)
             self.rse = np.maximum(error, 0.0) / self.square
 
     def _solve(self, gram: np.ndarray, right: np.ndarray, old: np.ndarray) -> np.ndarray:
-        size = gram.shape[-1]
-        ridge = np.maximum(self.damping * np.minimum(self.rse, 1.0), self.ridge)
+        """The ridge solution, or where that is worse than the old core the proximal one: one factorisation for both."""
+        size, columns = right.shape[-2:]
         damped = gram.copy()
         diagonal = damped.reshape(*damped.shape[:-2], -1)[..., :: size + 1]
         # 1e-300 keeps an all-zero environment (a core that vanished) solvable: the core becomes zero
-        diagonal += ridge[:, None, None] * diagonal.mean(-1, keepdims=True) + 1e-300
-        new = np.linalg.solve(damped, right)
-        worse = _quadratic(gram, right, new) > _quadratic(gram, right, old)
+        diagonal += self.shift / size * np.add.reduce(diagonal, -1, keepdims=True) + 1e-300
+        residual = right - gram @ old
+        both = np.linalg.solve(damped, np.concatenate((right, residual), axis=-1))
+        new = both[..., :columns]
+        worse = _inner(gram @ new - 2.0 * right, new) > -_inner(residual + right, old)
         if worse.any():
-            step = np.linalg.solve(damped[worse], (right - gram @ old)[worse])
-            new[worse] = old[worse] + step
+            new = np.where(worse[:, None, None, None], old + both[..., columns:], new)
         return new
 
     def _masked_normal(self, env: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -258,6 +260,6 @@ class _Sweep:
         return gram, right
 
 
-def _quadratic(gram: np.ndarray, right: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """Squared error of a core minus the squared norm of the target, per restart."""
-    return ((gram @ core - 2.0 * right) * core).sum((1, 2, 3))
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner product per restart."""
+    return (a * b).reshape(len(a), -1).sum(1)

@@ -59,8 +59,9 @@ def fit_structure(
     digest = hashlib.blake2b(repr((settings.seed, key)).encode(), digest_size=16).digest()
     generator = np.random.default_rng(int.from_bytes(digest, "little"))
     ranks = np.array(key)
-    first = None if start is None else warm_start(start, ranks, generator)
     shaped = target.reshape(target.shape + (1,) * (len(ranks) - target.ndim))
+    np.fill_diagonal(ranks, shaped.shape)  # a compressed target has smaller modes than the structure
+    first = None if start is None else warm_start(start, ranks, generator)
     if settings.solver == "als":
         return als(
             shaped,
@@ -100,6 +101,8 @@ class StructureObjective:
         cache: keep errors per canonical structure; without it every call fits (and counts) again.
         seed: enters the random starts of every fit.
         workers: processes that share a batch of structures; 1 = in this process.
+        dims: mode sizes that structures (and their parameter counts) refer to, when ``target`` is the small core of an
+            orthogonal compression of the tensor proper; default ``target.shape``.
         transfer: start the first restart from the cores of ``start`` when ``errors`` is given one ("knowledge
             transfer"). A value then depends on the path of the search.
 
@@ -120,6 +123,7 @@ class StructureObjective:
         seed: int = 0,
         workers: int = 1,
         transfer: bool = False,
+        dims: Sequence[int] | None = None,
         lr: float = 1e-3,
     ):
         self.target = np.asarray(target, dtype=np.float64)
@@ -140,6 +144,9 @@ class StructureObjective:
             raise ValueError(f"repeats and workers must be >= 1, got {repeats} and {workers}")
         max_iter = (40 if solver == "als" else 10_000) if max_iter is None else max_iter
         tol = (1e-9 if solver == "als" else 1e-8) if tol is None else tol
+        self.dims = tuple(int(d) for d in (self.target.shape if dims is None else dims))
+        if len(self.dims) != self.target.ndim or any(d < s for d, s in zip(self.dims, self.target.shape, strict=True)):
+            raise ValueError(f"dims {self.dims} cannot be those of a tensor with a core of shape {self.target.shape}")
         self.lam = float(lam)
         self.settings = FitSettings(solver, repeats, max_iter, tol, stall, seed, lr)
         self.keep = cache
@@ -190,8 +197,8 @@ class StructureObjective:
         self.close()
 
     def _checked(self, structure: Structure) -> Structure:
-        if structure.dims != self.target.shape:
-            raise ValueError(f"structure is for modes {structure.dims}, the target has shape {self.target.shape}")
+        if structure.dims != self.dims:
+            raise ValueError(f"structure is for modes {structure.dims}, the target has shape {self.dims}")
         return structure
 
     def _executor(self) -> ProcessPoolExecutor:

@@ -90,3 +90,23 @@ def tree(modes: int, edges: Sequence[tuple[int, int]]) -> Topology:
 def complete(order: int) -> Topology:
     """Every pair may be joined; rank 1 means no edge (topology search)."""
     return Topology("complete", order, tuple((i, j) for i in range(order) for j in range(i + 1, order)))
+
+
+def by_name(name: str, modes: int) -> Topology:
+    """The template over ``modes`` modes called "ring", "train", "tucker", "complete" or "lattice 2x3".
+
+    Raises:
+        ValueError: another name, or a lattice of another number of modes.
+    """
+    plain = {"ring": ring, "train": train, "tucker": star, "complete": complete}
+    if name in plain:
+        return plain[name](modes)
+    kind, _, size = name.partition(" ")
+    if kind == "lattice" and size.count("x") == 1:
+        rows, columns = map(int, size.split("x"))
+        if rows * columns != modes:
+            raise ValueError(f"{name!r} has {rows * columns} vertices, the target {modes} modes")
+        return lattice(rows, columns)
+    from tensorbench.core.errors import unknown
+
+    raise ValueError(unknown("topology", name, [*plain, f"lattice 2x{modes // 2}"]))

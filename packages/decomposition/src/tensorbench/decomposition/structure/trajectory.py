@@ -115,6 +115,6 @@ class Meter:
 
 def check_space(objective: Objective, space: RankSpace) -> None:
     """The space must be for the objective's target. Raises ValueError."""
-    target = getattr(objective, "target", None)
-    if target is not None and tuple(target.shape) != space.dims:
-        raise ValueError(f"the space is for modes {space.dims}, the objective's target has shape {target.shape}")
+    dims = getattr(objective, "dims", None)
+    if dims is not None and dims != space.dims:
+        raise ValueError(f"the space is for modes {space.dims}, the objective's target has shape {dims}")
