@@ -3,7 +3,8 @@
     python funbat_epoch.py PATH_TO_THE_REFERENCE [--epochs 10]
 
 The reference is https://github.com/xuangu-fang/Functional-Bayesian-Tucker-Decomposition, checked out by the reader;
-only its classes are imported. Both sides run the paper's configuration of each dataset; medians over epochs, interleaved.
+only its classes are imported. Both sides run the paper's configuration of each dataset, with the same damping; medians
+over epochs, interleaved. Ours also computes the training error, which the reference does not.
 """
 
 from __future__ import annotations

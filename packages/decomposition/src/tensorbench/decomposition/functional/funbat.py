@@ -145,8 +145,6 @@ class FunBaT:
         self.core_cov, self.max_epochs, self.tol, self.seed = core_cov, max_epochs, tol, seed
         self.plateau_epochs, self.max_restarts = plateau_epochs, max_restarts
 
-    # ------------------------------------------------------------------ fitting
-
     def fit(
         self, idx: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"], callback: Callback | None = None
     ) -> FunBaT:
@@ -341,8 +339,6 @@ class FunBaT:
         for u in values:
             out = np.einsum("nr,nrq->nq", u, out.reshape(len(u), u.shape[1], -1))
         return out[:, 0]
-
-    # ------------------------------------------------------------------ results
 
     @property
     def core(self) -> Core:
