@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from tensorbench.core import data
 from tensorbench.core.config import load
 
@@ -108,6 +109,8 @@ def test_every_config_is_valid_and_smoke_has_a_dataset_that_is_always_there(scal
     workspace = load(ROOT, scale, dataset_names=data.names())
     assert len(workspace.papers) == 119
     for experiment in workspace.experiments.values():
-        assert any(data.get(choice.uses).kind != "downloaded" for choice in experiment.datasets.values()), experiment.key
+        assert any(data.get(choice.uses).kind != "downloaded" for choice in experiment.datasets.values()), (
+            experiment.key
+        )
         for choice in experiment.datasets.values():
             data.check_parameters(choice.uses, choice.params)

@@ -5,6 +5,7 @@ The peer of `snakemake -n` is a bare Snakefile with the same files, rules and jo
 
     python packages/core/benchmarks/configs.py [--experiments 300]
 """
+# ruff: noqa: E501 (texts of generated files)
 
 from __future__ import annotations
 
@@ -144,10 +145,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_workspace(root, given.experiments)
-        code = ("import time; t = time.perf_counter(); from tensorbench.core.workflow import plan; p = plan('desk');"
-                "jobs = sum(len(p.job_files(e)) for e in p.workspace.experiments.values());"
-                "hashes = [e.job_hash(*j) for e in p.workspace.experiments.values() for j in e.jobs()];"
-                "print(jobs, time.perf_counter() - t)")  # fmt: skip
+        code = (
+            "import time; t = time.perf_counter(); from tensorbench.core.workflow import plan; p = plan('desk');"
+            "jobs = sum(len(p.job_files(e)) for e in p.workspace.experiments.values());"
+            "hashes = [e.job_hash(*j) for e in p.workspace.experiments.values() for j in e.jobs()];"
+            "print(jobs, time.perf_counter() - t)"
+        )
         environment = {**os.environ, "PYTHONPATH": str(root / "packages" / "p" / "src")}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True

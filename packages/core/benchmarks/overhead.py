@@ -4,6 +4,7 @@ Bounds: 5 s per job (interpreter, imports, logging, record), 10 s for collecting
 
     python packages/core/benchmarks/overhead.py
 """
+# ruff: noqa: E501 (texts of generated files)
 
 from __future__ import annotations
 
@@ -74,9 +75,22 @@ def collect_and_decide(root: Path, methods: int, seeds: int) -> tuple[float, flo
     experiment = load(root).experiment("p/e")
     paths = records.Paths(root, "desk")
     for dataset, method in experiment.jobs():
-        rows = [record.Record("p", "e", dataset, method, seed, "desk", "2026-01-01", experiment.job_hash(dataset, method),
-                              metrics={"error": 0.5 + 0.001 * seed + (method != "m0")}, history=[("loss", float(k), 1.0 / (k + 1)) for k in range(20)],
-                              params={"dataset": {}, "method": {}}) for seed in range(seeds)]  # fmt: skip
+        rows = [
+            record.Record(
+                "p",
+                "e",
+                dataset,
+                method,
+                seed,
+                "desk",
+                "2026-01-01",
+                experiment.job_hash(dataset, method),
+                metrics={"error": 0.5 + 0.001 * seed + (method != "m0")},
+                history=[("loss", float(k), 1.0 / (k + 1)) for k in range(20)],
+                params={"dataset": {}, "method": {}},
+            )
+            for seed in range(seeds)
+        ]
         record.write(paths.job(experiment.key, dataset, method), rows)
     started = time.perf_counter()
     collected = records.collect(experiment, paths)
@@ -92,13 +106,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         seconds = overhead(root, workspace(root, 3, 1))
-        print(f"one empty job that imports torch: median {statistics.median(seconds):.2f} s of {len(seconds)} (bound 5 s)")
+        print(
+            f"one empty job that imports torch: median {statistics.median(seconds):.2f} s of {len(seconds)} (bound 5 s)"
+        )
     for methods, seeds in ((2000, 5), (10_000, 1)):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             workspace(root, methods, seeds)
             collect, decided = collect_and_decide(root, methods, seeds)
-            print(f"{methods * seeds} records in {methods} files: collect {collect:.2f} s, load and decide {decided:.2f} s (bound 10 s together)")
+            print(
+                f"{methods * seeds} records in {methods} files: collect {collect:.2f} s, load and decide {decided:.2f} s (bound 10 s together)"
+            )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
-DATASETS = '''
+DATASETS = """
 import numpy as np
 from tensorbench.core.data import dataset
 
@@ -22,9 +22,10 @@ def toy_line(*, seed: int, slope: float = 2.0, points: int = 40):
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, points)
     return x, slope * x + 0.1 * rng.standard_normal(points)
-'''
+"""
+# ruff: noqa: E501 (texts of generated files)
 
-MODULE = '''
+MODULE = """
 import os, time
 import numpy as np
 from tensorbench.core import plotting
@@ -54,7 +55,7 @@ def figures(records):
     if len(records):
         ax.plot(records["seed"], records["rmse"])
     yield "rmse", fig
-'''
+"""
 
 CONFIG = """
 title: Fitting a line
@@ -103,12 +104,26 @@ class Toy:
 
     def environment(self, **extra: str) -> dict[str, str]:
         paths = [str(self.root / "packages" / "toy" / "src"), os.environ.get("PYTHONPATH", "")]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TENSORBENCH_CACHE": str(self.root / "cache"),
-                "MLFLOW_TRACKING_URI": "", **extra}  # fmt: skip
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "TENSORBENCH_CACHE": str(self.root / "cache"),
+            "MLFLOW_TRACKING_URI": "",
+            **extra,
+        }
 
-    def python(self, *arguments: str, check: bool = True, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([sys.executable, *arguments], cwd=self.root, env=self.environment(**extra), text=True,
-                              capture_output=True, timeout=timeout, check=False)  # fmt: skip
+    def python(
+        self, *arguments: str, check: bool = True, timeout: float = 120, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env=self.environment(**extra),
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
         if check and done.returncode != 0:
             raise AssertionError(f"{arguments} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tensorbench.core.config import ConfigError, load
 
 NAMES = {"toy_line"}
@@ -39,9 +40,21 @@ def test_subset_and_drop(toy, edit):
 MISTAKES = {
     "unknown key": ("seeds: 3", "seed: 3", ["configs/toy/line.yaml", "seed", "did you mean 'seeds'"]),
     "unknown method in a claim": ("over: mean_only", "over: mean_onli", ["alpha.fits", "did you mean 'mean_only'"]),
-    "unknown method in the module": ("mean_only: {}", "mean_only: {}\n  median: {}", ["unknown method of line.py 'median'"]),
-    "unknown dataset": ("datasets: {toy_line: {slope", "datasets: {toy_lime: {slope", ["unknown dataset 'toy_lime'", "'toy_line'"]),
-    "unknown dataset of a scale": ("datasets: {toy_line: {points", "datasets: {toy: {points", ["scales.smoke.datasets"]),
+    "unknown method in the module": (
+        "mean_only: {}",
+        "mean_only: {}\n  median: {}",
+        ["unknown method of line.py 'median'"],
+    ),
+    "unknown dataset": (
+        "datasets: {toy_line: {slope",
+        "datasets: {toy_lime: {slope",
+        ["unknown dataset 'toy_lime'", "'toy_line'"],
+    ),
+    "unknown dataset of a scale": (
+        "datasets: {toy_line: {points",
+        "datasets: {toy: {points",
+        ["scales.smoke.datasets"],
+    ),
     "unknown paper": ("paper: alpha, says: The", "paper: alpa, says: The", ["did you mean 'alpha'"]),
     "unknown metric in a claim": ("{metric: finite}", "{metric: finit}", ["unknown metric 'finit'", "'finite'"]),
     "unknown metric of the table": ("table: [rmse]", "table: [mse]", ["table", "unknown metric 'mse'"]),
@@ -73,10 +86,14 @@ def test_all_problems_come_in_one_message(toy, edit):
     assert "seeds" in str(caught.value) and "'table'" in str(caught.value)
 
 
-@pytest.mark.parametrize("broken, words", [
-    ("def run(", ["has no function `run`"]),
-    ("def figures(", ["has no function `figures`"]),
-], ids=["no run", "no figures"])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        ("def run(", ["has no function `run`"]),
+        ("def figures(", ["has no function `figures`"]),
+    ],
+    ids=["no run", "no figures"],
+)
 def test_a_module_that_lacks_a_function(toy, edit, broken, words):
     edit(toy.module, broken, broken.replace("def ", "def other_"))
     with pytest.raises(ConfigError) as caught:
@@ -107,7 +124,9 @@ def test_numbers_like_1e_minus_3_are_numbers(toy, edit):
 
 
 def test_reading_configs_imports_neither_torch_nor_mlflow():
-    code = ("import sys, tensorbench.core.workflow, tensorbench.core.config;"
-            "print([m for m in ('torch', 'mlflow', 'pandas', 'scipy', 'matplotlib') if m in sys.modules])")  # fmt: skip
+    code = (
+        "import sys, tensorbench.core.workflow, tensorbench.core.config;"
+        "print([m for m in ('torch', 'mlflow', 'pandas', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tensorbench.core import record
 
 TIMINGS = ("fit_seconds", "fit_cpu_seconds", "fit_peak_mib")
@@ -74,8 +75,13 @@ def test_a_method_that_raises_leaves_no_record_but_the_reason(toy):
 
 
 def test_kill_9_in_the_middle_leaves_no_record(toy):
-    process = subprocess.Popen([sys.executable, "-m", "tensorbench.core.run", "toy/line", "toy_line", "mean_only"],
-                               cwd=toy.root, env=toy.environment(TOY_SLEEP="3"), stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorbench.core.run", "toy/line", "toy_line", "mean_only"],
+        cwd=toy.root,
+        env=toy.environment(TOY_SLEEP="3"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stderr:
         if "seed 0: done" in line:
             break

@@ -8,13 +8,27 @@ import math
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tensorbench.core import record, records
 
 
 def example(seed: int = 0) -> record.Record:
-    return record.Record("toy", "line", "toy_line", "mean_only", seed, "desk", "2026-01-01T00:00:00+00:00", "abc", metrics={
-        "rmse": 0.5, "bad": math.nan, "finite": 1.0}, booleans=["finite"], history=[("rmse", 0.0, 2.0), ("rmse", 1.5, 0.5)],
-        params={"dataset": {"slope": 3.0}, "method": {}}, provenance={"commit": "x"}, artifacts=["toy_line/a/b.npy"])  # fmt: skip
+    return record.Record(
+        "toy",
+        "line",
+        "toy_line",
+        "mean_only",
+        seed,
+        "desk",
+        "2026-01-01T00:00:00+00:00",
+        "abc",
+        metrics={"rmse": 0.5, "bad": math.nan, "finite": 1.0},
+        booleans=["finite"],
+        history=[("rmse", 0.0, 2.0), ("rmse", 1.5, 0.5)],
+        params={"dataset": {"slope": 3.0}, "method": {}},
+        provenance={"commit": "x"},
+        artifacts=["toy_line/a/b.npy"],
+    )
 
 
 def test_round_trip(tmp_path):
@@ -49,7 +63,9 @@ def test_a_disk_that_refuses_leaves_the_old_record_and_nothing_else(tmp_path, mo
 def test_an_older_schema_is_refused_by_name(tmp_path):
     path = tmp_path / "old.parquet"
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"tensorbench.schema": "0"}), path)
-    with pytest.raises(record.RecordError, match=r"old\.parquet was written with record schema 0, this version reads 1"):
+    with pytest.raises(
+        record.RecordError, match=r"old\.parquet was written with record schema 0, this version reads 1"
+    ):
         record.read_table(path)
 
 

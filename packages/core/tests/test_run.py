@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from tensorbench.core.config import Choice
 from tensorbench.core.run import Dataset, Run
 

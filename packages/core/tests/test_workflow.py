@@ -36,7 +36,9 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
     assert "report_toy_line" in plan and "tune" not in plan and "\nrun " not in plan
     edit(toy.config, "mean_only: {}", "mean_only: {}\n  zero: {uses: mean_only}")
     plan = planned(toy)
-    assert "run " in plan and "zero on toy_line" in plan and "Tuning" not in plan and "mean_only on toy_line" not in plan
+    assert (
+        "run " in plan and "zero on toy_line" in plan and "Tuning" not in plan and "mean_only on toy_line" not in plan
+    )
     # An older record is refused by name when it is collected.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -64,9 +66,14 @@ def test_pulling_the_plug_and_running_again_gives_the_same_ledger(toy):
     toy.snakemake("claims", timeout=300)
     whole = {key: row["measured"] for key, row in ledger(toy).items()}
     subprocess.run(["rm", "-rf", str(toy.root / "results"), str(toy.root / "paper" / "tables")], check=True)
-    process = subprocess.Popen([sys.executable, "-m", "snakemake", "claims", "--cores", "2"], cwd=toy.root,
-                               env=toy.environment(TOY_SLEEP="2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "claims", "--cores", "2"],
+        cwd=toy.root,
+        env=toy.environment(TOY_SLEEP="2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     trials = toy.record("least_squares", suffix=".trials")
     deadline = time.time() + 120
     while not (trials.exists() and any(trials.iterdir())):
@@ -93,7 +100,19 @@ def test_mistakes_stop_the_workflow_before_any_job(toy, edit):
     assert not (toy.root / "results").exists()
 
 
-@pytest.mark.parametrize("target", ["toy", "toy/line", "alpha", "claims", "figures", "smoke", "paper",
-                                    "results/desk/toy/line.parquet", "paper/figures/desk/toy/line/rmse.pdf"])  # fmt: skip
+@pytest.mark.parametrize(
+    "target",
+    [
+        "toy",
+        "toy/line",
+        "alpha",
+        "claims",
+        "figures",
+        "smoke",
+        "paper",
+        "results/desk/toy/line.parquet",
+        "paper/figures/desk/toy/line/rmse.pdf",
+    ],
+)
 def test_every_name_that_a_person_types_is_a_target(toy, target):
     assert "run " in planned(toy, target)

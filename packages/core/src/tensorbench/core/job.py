@@ -1,7 +1,8 @@
 """A job: all seeds of one method on one dataset, or all trials of its tuning, from config to record and MLflow.
 
 A job writes its record when every seed is done, atomically. A seed that raises fails the whole job: no record, a note
-``<method>.failed.json`` with the error beside where the record would be, and an MLflow run marked FAILED with the traceback.
+``<method>.failed.json`` with the error beside where the record would be, and an MLflow run marked FAILED with the
+traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ from tensorbench.core.run import Dataset, Run
 
 log = logging.getLogger("tensorbench")
 TUNING_SEED = 10_000  # trials see data and draws that no seeded run sees
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 class RunFailed(RuntimeError):
@@ -62,16 +69,40 @@ class Job:
         chosen = experiment.datasets[self.dataset]
         dataset = Dataset(chosen.name, chosen.uses, chosen.params)
         method = replace(experiment.methods[self.method], params=params)
-        run = Run(experiment.package, experiment.name, dataset, method, seed, experiment.scale, self.threads, trial,
-                  experiment.device == "gpu", folder)  # fmt: skip
+        run = Run(
+            experiment.package,
+            experiment.name,
+            dataset,
+            method,
+            seed,
+            experiment.scale,
+            self.threads,
+            trial,
+            experiment.device == "gpu",
+            folder,
+        )
         result = record.Record(
-            package=experiment.package, experiment=experiment.name, dataset=dataset.name, method=method.name, seed=seed,
-            scale=experiment.scale, started=provenance.now(), config_hash=self.config_hash, paper=method.paper, trial=trial,
+            package=experiment.package,
+            experiment=experiment.name,
+            dataset=dataset.name,
+            method=method.name,
+            seed=seed,
+            scale=experiment.scale,
+            started=provenance.now(),
+            config_hash=self.config_hash,
+            paper=method.paper,
+            trial=trial,
             params={"dataset": dataset.params, "method": method.params},
             provenance=provenance.describe(self.root, self.threads) | {"config": self.config},
-        )  # fmt: skip
-        live = tracking.RunLog.start(self.uri, experiment=experiment.key, name=run.title, tags=_tags(result),
-                                     params=_flat(result.params), live=not experiment.exclusive)  # fmt: skip
+        )
+        live = tracking.RunLog.start(
+            self.uri,
+            experiment=experiment.key,
+            name=run.title,
+            tags=_tags(result),
+            params=_flat(result.params),
+            live=not experiment.exclusive,
+        )
         run.sink = live.log
         _seed_everything(seed)
         started = time.perf_counter()
@@ -117,8 +148,10 @@ class Job:
             return params
         path = self.path(".tuned.json")
         if not path.exists():
-            raise ConfigError(f"{path} is missing: {self.method} has a search space, so its tuning comes first "
-                              f"(snakemake does that; by hand: add --tune)")  # fmt: skip
+            raise ConfigError(
+                f"{path} is missing: {self.method} has a search space, so its tuning comes first "
+                f"(snakemake does that; by hand: add --tune)"
+            )
         return {**params, **json.loads(path.read_text())["params"]}
 
     def tune(self) -> Path:
@@ -141,7 +174,9 @@ class Job:
             kept = folder / f"{self.config_hash}-{trial}.parquet"
             if not kept.exists():
                 try:
-                    result = self.run_one(TUNING_SEED, {**method.params, **choice}, folder / f"artifacts-{trial}", trial)
+                    result = self.run_one(
+                        TUNING_SEED, {**method.params, **choice}, folder / f"artifacts-{trial}", trial
+                    )
                 except RunFailed as error:
                     log.warning("trial %d of %s on %s lost: %s", trial, self.method, self.dataset, error)
                     errors.append(f"trial {trial}: {error}")
@@ -158,12 +193,26 @@ class Job:
         if not losses:
             raise RunFailed(f"no trial of {len(draws)} succeeded ({'; '.join(errors) or 'all ended in NaN'})")
         best = min(losses, key=lambda trial: (losses[trial], trial))
-        winner = {"params": draws[best], "trial": best, "trials": len(draws), "metric": tuning.metric,
-                  "value": sign * losses[best], "failed": errors}  # fmt: skip
+        winner = {
+            "params": draws[best],
+            "trial": best,
+            "trials": len(draws),
+            "metric": tuning.metric,
+            "value": sign * losses[best],
+            "failed": errors,
+        }
         output = self.path(".tuned.json")
         record.write_text(output, json.dumps(winner, indent=2, default=str) + "\n")
-        log.info("%s on %s: trial %d of %d wins with %s = %.4g: %s", self.method, self.dataset, best, len(draws),
-                 tuning.metric, sign * losses[best], draws[best])  # fmt: skip
+        log.info(
+            "%s on %s: trial %d of %d wins with %s = %.4g: %s",
+            self.method,
+            self.dataset,
+            best,
+            len(draws),
+            tuning.metric,
+            sign * losses[best],
+            draws[best],
+        )
         return output
 
     def note_failure(self, error: BaseException) -> None:
@@ -177,11 +226,17 @@ class Job:
 
 def _tags(result: record.Record) -> dict[str, str]:
     tags = {
-        "paper": result.paper or "", "method": result.method, "dataset": result.dataset, "scale": result.scale,
-        "seed": str(result.seed), "trial": "" if result.trial is None else str(result.trial),
-        "commit": str(result.provenance.get("commit", "")), "dirty": str(result.provenance.get("dirty", "")),
-        "config_hash": result.config_hash, "record": result.record,
-    }  # fmt: skip
+        "paper": result.paper or "",
+        "method": result.method,
+        "dataset": result.dataset,
+        "scale": result.scale,
+        "seed": str(result.seed),
+        "trial": "" if result.trial is None else str(result.trial),
+        "commit": str(result.provenance.get("commit", "")),
+        "dirty": str(result.provenance.get("dirty", "")),
+        "config_hash": result.config_hash,
+        "record": result.record,
+    }
     return {key: value for key, value in tags.items() if value}
 
 
@@ -222,7 +277,9 @@ def _logging(path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
+    )
     for noisy in ("mlflow", "alembic", "matplotlib", "numba", "urllib3", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -240,8 +297,9 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def open_job(root: Path, key: str, dataset: str, method: str, scale: str, stack: ExitStack,
-             threads: int | None = None) -> Job:  # fmt: skip
+def open_job(
+    root: Path, key: str, dataset: str, method: str, scale: str, stack: ExitStack, threads: int | None = None
+) -> Job:
     """Check the names, take a GPU if the scale asks for one, set threads, and only then import what is heavy."""
     experiment = load(root, scale, only=key).experiment(key)
     for kind, name, valid in (("dataset", dataset, experiment.datasets), ("method", method, experiment.methods)):
@@ -270,19 +328,35 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     with ExitStack() as stack:
         try:
-            job = open_job(root, arguments.experiment, arguments.dataset, arguments.method, arguments.scale, stack,
-                           arguments.threads)  # fmt: skip
+            job = open_job(
+                root,
+                arguments.experiment,
+                arguments.dataset,
+                arguments.method,
+                arguments.scale,
+                stack,
+                arguments.threads,
+            )
         except ConfigError as error:
             log.error("%s", error)
             return 2
         except Exception as error:
-            log.error("%s: the experiment's module cannot be imported: %s\n%s", arguments.experiment, error, traceback.format_exc())
+            log.error(
+                "%s: the experiment's module cannot be imported: %s\n%s",
+                arguments.experiment,
+                error,
+                traceback.format_exc(),
+            )
             return 1
         try:
             written = job.tune() if arguments.tune else job.run_seeds()
         except (RunFailed, record.RecordError, ConfigError) as error:
             job.note_failure(error)
-            cause = f"\n{''.join(traceback.format_exception(error.__cause__))}" if isinstance(error, RunFailed) and error.__cause__ else ""
+            cause = (
+                f"\n{''.join(traceback.format_exception(error.__cause__))}"
+                if isinstance(error, RunFailed) and error.__cause__
+                else ""
+            )
             log.error("%s · %s · %s failed: %s%s", job.experiment.key, job.dataset, job.method, error, cause)
             return 1
         job.path(".failed.json").unlink(missing_ok=True)

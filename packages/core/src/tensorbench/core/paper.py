@@ -1,7 +1,8 @@
 """The paper, from records to PDF: gathers what the Typst source reads, and compiles it with the ``typst`` wheel.
 
-Everything that is a number, a table or a figure in ``paper/paper.typ`` comes from ``paper/generated/<scale>/data.json``,
-``paper/tables/<scale>/`` and ``paper/figures/<scale>/``; the source holds prose and layout only.
+Everything that is a number, a table or a figure in ``paper/paper.typ`` comes from
+``paper/generated/<scale>/data.json``, ``paper/tables/<scale>/`` and ``paper/figures/<scale>/``; the source holds prose
+and layout only.
 """
 
 from __future__ import annotations
@@ -38,13 +39,20 @@ def gather(workspace: Workspace, root: Path) -> dict[str, Any]:
     return {
         "scale": workspace.scale,
         "scale_says": workspace.scales[workspace.scale].says,
-        "commit": head[:12], "dirty": dirty, "date": provenance.now()[:10],
-        "papers": {key: {"title": p.title, "package": p.package, "year": p.year} for key, p in workspace.papers.items()},
+        "commit": head[:12],
+        "dirty": dirty,
+        "date": provenance.now()[:10],
+        "papers": {
+            key: {"title": p.title, "package": p.package, "year": p.year} for key, p in workspace.papers.items()
+        },
         "ledger": ledger,
         "verdicts": Counter(row["verdict"] for row in ledger),
         "packages": [
-            {"name": name, "experiments": [e for e in experiments if e["package"] == name],
-             "prose": (root / "paper" / "sections" / f"{name}.typ").exists()}
+            {
+                "name": name,
+                "experiments": [e for e in experiments if e["package"] == name],
+                "prose": (root / "paper" / "sections" / f"{name}.typ").exists(),
+            }
             for name in workspace.packages
         ],
         "runs": sum(e["runs"] for e in experiments),
@@ -53,7 +61,7 @@ def gather(workspace: Workspace, root: Path) -> dict[str, Any]:
         "versions": facts[-1]["versions"] if facts else provenance.versions(),
         "python": facts[-1]["python"] if facts else None,
         "datasets": [entry for entry in data.describe() if entry["name"] in _used(workspace)],
-    }  # fmt: skip
+    }
 
 
 def _used(workspace: Workspace) -> set[str]:
@@ -69,19 +77,39 @@ def _experiment(experiment: Experiment, paths: Paths, ledger: list[dict[str, Any
     seconds = _column(paths, experiment, "seconds")
     tuning = experiment.tuning.trials if experiment.tuning else 0
     return {
-        "package": experiment.package, "name": experiment.name, "key": experiment.key, "title": experiment.title,
-        "question": experiment.question, "seeds": experiment.seeds, "trials": tuning, "exclusive": experiment.exclusive,
-        "datasets": list(experiment.datasets), "methods": list(experiment.methods), "papers": sorted(experiment.papers),
+        "package": experiment.package,
+        "name": experiment.name,
+        "key": experiment.key,
+        "title": experiment.title,
+        "question": experiment.question,
+        "seeds": experiment.seeds,
+        "trials": tuning,
+        "exclusive": experiment.exclusive,
+        "datasets": list(experiment.datasets),
+        "methods": list(experiment.methods),
+        "papers": sorted(experiment.papers),
         "figures": [{"name": name, "caption": caption} for name, caption in experiment.figures.items()],
-        "claims": [row["claim"] for row in ledger if (row["package"], row["experiment"]) == (experiment.package, experiment.name)],
-        "runs": len(seconds), "seconds": sum(seconds),
-    }  # fmt: skip
+        "claims": [
+            row["claim"]
+            for row in ledger
+            if (row["package"], row["experiment"]) == (experiment.package, experiment.name)
+        ],
+        "runs": len(seconds),
+        "seconds": sum(seconds),
+    }
 
 
 def _machines(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each machine and commit that records come from, with the number of runs."""
+
     def identity(fact: dict[str, Any]) -> tuple:
-        return (fact.get("cpu"), fact.get("cores"), fact.get("gpu"), str(fact.get("commit"))[:12], bool(fact.get("dirty")))
+        return (
+            fact.get("cpu"),
+            fact.get("cores"),
+            fact.get("gpu"),
+            str(fact.get("commit"))[:12],
+            bool(fact.get("dirty")),
+        )
 
     counts = Counter(identity(fact) for fact in facts)
     keys = ("cpu", "cores", "gpu", "commit", "dirty")

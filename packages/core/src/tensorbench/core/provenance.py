@@ -12,7 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("torch", "numpy", "scipy", "pandas", "tensorly", "scikit-learn", "scikit-image", "opt_einsum", "mlflow", "snakemake")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "tensorly",
+    "scikit-learn",
+    "scikit-image",
+    "opt_einsum",
+    "mlflow",
+    "snakemake",
+)
 
 
 def now() -> str:
@@ -22,7 +33,9 @@ def now() -> str:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -69,10 +82,17 @@ def describe(root: Path, threads: int) -> dict[str, Any]:
     """The provenance of a run that starts now in this process."""
     head, dirty = commit(root)
     facts: dict[str, Any] = {
-        "commit": head, "dirty": dirty, "python": platform.python_version(), "versions": versions(),
-        "cpu": cpu_model(), "cores": os.cpu_count(), "threads": threads, "gpu": gpu_model(), "host": platform.node(),
+        "commit": head,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "versions": versions(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": gpu_model(),
+        "host": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
-    }  # fmt: skip
+    }
     if "SLURM_JOB_ID" in os.environ:
         facts["slurm_job"] = os.environ["SLURM_JOB_ID"]
     if "CUDA_VISIBLE_DEVICES" in os.environ:

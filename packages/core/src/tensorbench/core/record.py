@@ -23,15 +23,27 @@ SCHEMA_VERSION = 1
 _POINT = pa.struct([("metric", pa.string()), ("step", pa.float64()), ("value", pa.float64())])
 SCHEMA = pa.schema(
     [
-        ("record", pa.string()), ("package", pa.string()), ("experiment", pa.string()), ("dataset", pa.string()),
-        ("method", pa.string()), ("paper", pa.string()), ("seed", pa.int64()), ("trial", pa.int64()),
-        ("scale", pa.string()), ("started", pa.string()), ("seconds", pa.float64()), ("config_hash", pa.string()),
-        ("metrics", pa.map_(pa.string(), pa.float64())), ("booleans", pa.list_(pa.string())),
-        ("history", pa.list_(_POINT)), ("params", pa.string()), ("provenance", pa.string()),
+        ("record", pa.string()),
+        ("package", pa.string()),
+        ("experiment", pa.string()),
+        ("dataset", pa.string()),
+        ("method", pa.string()),
+        ("paper", pa.string()),
+        ("seed", pa.int64()),
+        ("trial", pa.int64()),
+        ("scale", pa.string()),
+        ("started", pa.string()),
+        ("seconds", pa.float64()),
+        ("config_hash", pa.string()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("booleans", pa.list_(pa.string())),
+        ("history", pa.list_(_POINT)),
+        ("params", pa.string()),
+        ("provenance", pa.string()),
         ("artifacts", pa.list_(pa.string())),
     ],
     metadata={"tensorbench.schema": str(SCHEMA_VERSION)},
-)  # fmt: skip
+)
 
 
 class RecordError(RuntimeError):
@@ -108,7 +120,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The rows of ``path`` in the present schema; RecordError when it is another version's or not a record."""
+    """The rows of ``path`` in the present schema; RecordError if it is another version's or no record."""
     try:
         with pq.ParquetFile(path) as file:  # half the cost of read_table, which matters for thousands of small files
             table = file.read(use_threads=False)
@@ -117,8 +129,8 @@ def read_table(path: Path) -> pa.Table:
     found = (table.schema.metadata or {}).get(b"tensorbench.schema", b"none").decode()
     if found != str(SCHEMA_VERSION):
         raise RecordError(
-            f"{path} was written with record schema {found}, this version reads {SCHEMA_VERSION}; delete it (or move it "
-            "away) and run snakemake again to redo that job"
+            f"{path} was written with record schema {found}, this version reads {SCHEMA_VERSION}; delete it (or move "
+            "it away) and run snakemake again to redo that job"
         )
     return table
 

@@ -94,7 +94,7 @@ def failure_reason(paths: Paths, experiment: str, dataset: str, method: str) -> 
 
 
 def frame(table: pa.Table, folder: Path | None = None) -> pd.DataFrame:
-    """One row per run: identity, final metrics, ``dataset.<param>``, ``method.<param>``; histories and artifacts hidden.
+    """One row per run: identity, final metrics, ``dataset.<param>``, ``method.<param>``; histories hidden.
 
     ``folder`` is the experiment's folder, to which the records' artifact paths are relative.
     """
@@ -109,18 +109,33 @@ def frame(table: pa.Table, folder: Path | None = None) -> pd.DataFrame:
             steps, values = points.setdefault(point["metric"], ([], []))
             steps.append(point["step"])
             values.append(point["value"])
-        row = {name: columns[name][i] for name in ("dataset", "method", "paper", "seed", "trial", "scale", "seconds", "record")}
+        row = {
+            name: columns[name][i]
+            for name in ("dataset", "method", "paper", "seed", "trial", "scale", "seconds", "record")
+        }
         row |= metrics
         row |= {f"{kind}.{key}": value for kind in ("dataset", "method") for key, value in params.get(kind, {}).items()}
         kept = [str(folder / name) if folder else name for name in columns["artifacts"][i] or []]
         row |= {"_history": points, "_artifacts": kept, "_provenance": columns["provenance"][i]}
         rows.append(row)
-    fixed = ["dataset", "method", "paper", "seed", "trial", "scale", "seconds", "record", "_history", "_artifacts", "_provenance"]
+    fixed = [
+        "dataset",
+        "method",
+        "paper",
+        "seed",
+        "trial",
+        "scale",
+        "seconds",
+        "record",
+        "_history",
+        "_artifacts",
+        "_provenance",
+    ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=fixed)
 
 
 def load(path: Path) -> pd.DataFrame:
-    """The data frame of a collected table (``results/<scale>/<package>/<experiment>.parquet``) or of one record file."""
+    """The data frame of a collected table (``results/<scale>/<package>/<experiment>.parquet``) or of one record."""
     path = Path(path).resolve()
     collected = path.with_suffix("").is_dir()
     return frame(rec.read_table(path), path.with_suffix("") if collected else path.parent.parent)
@@ -145,7 +160,9 @@ def history(records: pd.DataFrame, metric: str) -> pd.DataFrame:
         known |= points.keys()
         if metric in points:
             steps, values = points[metric]
-            pieces.append(pd.DataFrame({"dataset": dataset, "method": method, "seed": seed, "step": steps, "value": values}))
+            pieces.append(
+                pd.DataFrame({"dataset": dataset, "method": method, "seed": seed, "step": steps, "value": values})
+            )
     if not pieces:
         if len(records) and known:
             log.warning("%s", unknown("history", metric, known))

@@ -1,4 +1,4 @@
-"""The stages behind the records: ``collect``, ``experiment`` (verdicts, table, figures), ``ledger``, ``track`` (to MLflow)."""
+"""The stages behind the records: ``collect``, ``experiment`` (verdicts, table, figures), ``ledger`` and ``track``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def missing_jobs(experiment: Experiment, paths: Paths) -> dict[str, str]:
 
 def trials_of(experiment: Experiment, paths: Paths) -> dict[str, int]:
     """Tuning trials that each method was given; 0 means its library's or paper's defaults."""
-    return {m: experiment.tuning.trials if experiment.tuning and experiment.is_tuned(m) else 0 for m in experiment.methods}
+    return {
+        m: experiment.tuning.trials if experiment.tuning and experiment.is_tuned(m) else 0 for m in experiment.methods
+    }
 
 
 def report_experiment(experiment: Experiment, root: Path, *, strict: bool = False) -> None:
@@ -65,10 +67,18 @@ def _decide(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: M
         counts = ", ".join(f"{m}: {trials[m]}" for m in used if m in trials) if any(trials.values()) else ""
         verdict = dataclasses.replace(verdict, package=experiment.package, experiment=experiment.name, trials=counts)
         rows.append(dataclasses.asdict(verdict))
-        log.info("%-16s %s: %s (measured %s, bound %s)%s", verdict.verdict.upper(), claim.id, claim.says,
-                 "–" if verdict.measured is None else f"{verdict.measured:.4g}", verdict.bound,
-                 f" [{verdict.note}]" if verdict.note else "")  # fmt: skip
-    record.write_text(paths.collected(experiment.key, ".claims.json"), json.dumps(rows, indent=1, default=_plain) + "\n")
+        log.info(
+            "%-16s %s: %s (measured %s, bound %s)%s",
+            verdict.verdict.upper(),
+            claim.id,
+            claim.says,
+            "–" if verdict.measured is None else f"{verdict.measured:.4g}",
+            verdict.bound,
+            f" [{verdict.note}]" if verdict.note else "",
+        )
+    record.write_text(
+        paths.collected(experiment.key, ".claims.json"), json.dumps(rows, indent=1, default=_plain) + "\n"
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -80,9 +90,12 @@ def _table(experiment: Experiment, frame: pd.DataFrame, paths: Paths) -> None:
 
     columns = experiment.table or list(experiment.metrics)
     table = tables.experiment_table(
-        frame, datasets=list(experiment.datasets), methods=list(experiment.methods),
-        metrics={name: experiment.metrics[name] for name in columns}, trials=trials_of(experiment, paths),
-    )  # fmt: skip
+        frame,
+        datasets=list(experiment.datasets),
+        methods=list(experiment.methods),
+        metrics={name: experiment.metrics[name] for name in columns},
+        trials=trials_of(experiment, paths),
+    )
     tables.write(table, paths.table(experiment.key))
 
 
@@ -95,11 +108,15 @@ def _figures(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: 
         try:
             for name, figure in module.figures(frame):
                 if name not in experiment.figures:
-                    raise ReportError(f"figures() yields {name!r}, which {experiment.config_path.name} does not declare")
+                    raise ReportError(
+                        f"figures() yields {name!r}, which {experiment.config_path.name} does not declare"
+                    )
                 made[name] = figure
             absent = [name for name in experiment.figures if name not in made]
             if absent:
-                raise ReportError(f"figures() did not yield {', '.join(absent)}, declared in {experiment.config_path.name}")
+                raise ReportError(
+                    f"figures() did not yield {', '.join(absent)}, declared in {experiment.config_path.name}"
+                )
         except Exception as error:  # a figure that fails must not sink the paper; it says so in its own place
             problem = error
             log.exception("%s: its figures failed", experiment.key)
@@ -151,7 +168,11 @@ def track(workspace: Workspace, root: Path) -> None:
     paths = Paths(root, workspace.scale)
     uri = tracking.default_uri(paths.results)
     for experiment in workspace.experiments.values():
-        figures = [paths.figure(experiment.key, name).with_suffix(suffix) for name in experiment.figures for suffix in (".png", ".pdf")]
+        figures = [
+            paths.figure(experiment.key, name).with_suffix(suffix)
+            for name in experiment.figures
+            for suffix in (".png", ".pdf")
+        ]
         claims = paths.collected(experiment.key, ".claims.json")
         rows = json.loads(claims.read_text()) if claims.exists() else []
         tracking.log_report(uri, experiment.key, workspace.scale, [f for f in figures if f.exists()], rows)

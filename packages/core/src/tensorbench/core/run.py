@@ -120,11 +120,13 @@ class Run:
 
         with measure() as measured:
             yield
-        self.log(**{
-            f"{name}_seconds": measured.seconds,
-            f"{name}_cpu_seconds": measured.cpu_seconds,
-            f"{name}_peak_mib": measured.peak_mib,
-        })  # fmt: skip
+        self.log(
+            **{
+                f"{name}_seconds": measured.seconds,
+                f"{name}_cpu_seconds": measured.cpu_seconds,
+                f"{name}_peak_mib": measured.peak_mib,
+            }
+        )
 
     def artifact(self, name: str) -> Path:
         """A path to write to; the file is kept beside the record and ends up in MLflow."""
@@ -147,17 +149,26 @@ class Run:
             if instant - last >= _SECONDS_BETWEEN_PROGRESS_LINES:
                 last = instant
                 share = f"{done + 1}/{total} ({(done + 1) / total:.0%})" if total else str(done + 1)
-                remaining = f", about {(instant - started) * (total - done - 1) / (done + 1):.0f} s left" if total else ""
+                remaining = (
+                    f", about {(instant - started) * (total - done - 1) / (done + 1):.0f} s left" if total else ""
+                )
                 log.info("%s: %s %s%s", self.title, desc or "step", share, remaining)
 
 
 def _is_boolean(value: Any) -> bool:
-    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or str(getattr(value, "dtype", "")) in (
-        "bool", "torch.bool")  # fmt: skip
+    return (
+        isinstance(value, bool)
+        or type(value).__name__ in ("bool_", "bool")
+        or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    )
 
 
 def _number(name: str, value: Any) -> float:
-    item = value.item() if hasattr(value, "item") and getattr(value, "size", 1) is not None and _is_scalar(value) else value
+    item = (
+        value.item()
+        if hasattr(value, "item") and getattr(value, "size", 1) is not None and _is_scalar(value)
+        else value
+    )
     if isinstance(item, numbers.Real):
         return float(item)
     raise TypeError(f"metric {name!r} must be a real number or a boolean, got {type(value).__name__} {value!r:.60}")

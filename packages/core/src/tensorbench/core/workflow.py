@@ -70,9 +70,16 @@ def figure_files(scale: str, experiment: Experiment) -> list[str]:
 
 def report_hash(experiment: Experiment) -> str:
     """Changes when the claims, figures, captions, metrics or table of an experiment change: its report is redone."""
-    parts = [experiment.title, experiment.question, experiment.table, experiment.figures, experiment.metrics,
-             [claim.model_dump(mode="json") for claim in experiment.claims], list(experiment.datasets),
-             list(experiment.methods)]  # fmt: skip
+    parts = [
+        experiment.title,
+        experiment.question,
+        experiment.table,
+        experiment.figures,
+        experiment.metrics,
+        [claim.model_dump(mode="json") for claim in experiment.claims],
+        list(experiment.datasets),
+        list(experiment.methods),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -92,7 +99,7 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
 
 
 def use_this_interpreter() -> None:
-    """Jobs that say ``python`` get the one that runs Snakemake, whether or not its environment is active in the shell."""
+    """Jobs that say ``python`` get the one that runs Snakemake, its environment active in the shell or not."""
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 
@@ -117,7 +124,9 @@ def check_targets(targets: Collection[str], rules: Collection[str], plan: Plan) 
         if target in rules or target.startswith(("results/", "paper/")) or Path(target).is_absolute():
             continue
         people = ["paper", "claims", "figures", "smoke", "sync"]
-        raise ConfigError(unknown("target", target, [*people, *workspace.packages, *workspace.experiments, *workspace.papers]))
+        raise ConfigError(
+            unknown("target", target, [*people, *workspace.packages, *workspace.experiments, *workspace.papers])
+        )
 
 
 def failed_jobs(scale: str, root: Path = Path(".")) -> list[Path]:
@@ -135,12 +144,28 @@ def finish_without_failed_runs(scale: str, targets: Collection[str]) -> None:
     if not failed:
         return
     shown = ", ".join(str(path.relative_to("results")).removesuffix(".failed.json") for path in failed)
-    log.warning("%d job(s) failed: %s. Building from the other records; run snakemake again to redo only these.", len(failed), shown)
+    log.warning(
+        "%d job(s) failed: %s. Building from the other records; run snakemake again to redo only these.",
+        len(failed),
+        shown,
+    )
     rules = ["collect", "ledger", "pdf", "tracked", "published", "paper", "claims", "figures"]
     plan_ = plan(scale)
     rules += [f"report_{e.package}_{e.name}" for e in plan_.workspace.experiments.values()]
     rules += [*plan_.workspace.packages, *plan_.workspace.experiments, *plan_.workspace.papers]
     wanted = [target for target in targets if not target.endswith((".parquet", ".tuned.json"))]
-    command = [sys.executable, "-m", "snakemake", *wanted, "--nolock", "--cores", "all", "--config", f"scale={scale}", "partial=1",
-               "--allowed-rules", *rules]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *wanted,
+        "--nolock",
+        "--cores",
+        "all",
+        "--config",
+        f"scale={scale}",
+        "partial=1",
+        "--allowed-rules",
+        *rules,
+    ]
     subprocess.run(command, check=False)

@@ -42,7 +42,7 @@ class Tuning(Strict):
 
 
 class Override(Strict):
-    """What a scale changes: a list of datasets or methods is a subset, a mapping merges parameters, ``name: false`` drops."""
+    """What a scale changes: a list is a subset, a mapping merges parameters, ``name: false`` drops."""
 
     seeds: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -50,7 +50,7 @@ class Problems:
 
 
 def _key(path: list[Any]) -> str:
-    """``claims[2].ratio.at_most``; the tags that pydantic inserts for unions and checked keys say nothing to a reader."""
+    """``claims[2].ratio.at_most``; pydantic's tags for unions and checked keys say nothing to a reader."""
     key = ""
     for part in path:
         text = str(part)

@@ -1,7 +1,7 @@
 """Reading, checking and expanding every config of a workspace at one scale. Imports neither torch nor mlflow.
 
-``load(root, scale)`` gives a :class:`Workspace`: papers, scales and experiments with the scale's overrides resolved. All
-problems of all files come in one :class:`ConfigError`, before any job starts.
+``load(root, scale)`` gives a :class:`Workspace`: papers, scales and experiments with the scale's overrides resolved.
+All problems of all files come in one :class:`ConfigError`, before any job starts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFAULT_SCALE = "desk"
 
 @dataclass(frozen=True)
 class Choice:
-    """A dataset or method as a scale resolves it. ``uses`` names the loader or the ``METHODS`` entry behind ``name``."""
+    """A dataset or method as a scale resolves it. ``uses`` names the loader or ``METHODS`` entry behind ``name``."""
 
     name: str
     uses: str
@@ -85,14 +85,21 @@ class Experiment:
     def job_config(self, dataset: str, method: str) -> dict[str, Any]:
         """Everything that decides the outcome of a job; its hash says whether a record is still of this config."""
         d, m = self.datasets[dataset], self.methods[method]
-        tuning = {"trials": self.tuning.trials, "metric": self.tuning.metric, "search": m.search} if (
-            self.tuning is not None and m.search is not None) else None
+        tuning = (
+            {"trials": self.tuning.trials, "metric": self.tuning.metric, "search": m.search}
+            if (self.tuning is not None and m.search is not None)
+            else None
+        )
         return {
-            "experiment": self.key, "scale": self.scale, "seeds": self.seeds, "device": self.device, "threads": self.threads,
+            "experiment": self.key,
+            "scale": self.scale,
+            "seeds": self.seeds,
+            "device": self.device,
+            "threads": self.threads,
             "dataset": {"name": d.name, "uses": d.uses, "params": d.params},
             "method": {"name": m.name, "uses": m.uses, "params": m.params, "paper": m.paper},
             "tuning": tuning,
-        }  # fmt: skip
+        }
 
     def job_hash(self, dataset: str, method: str) -> str:
         return config_hash(self.job_config(dataset, method))
@@ -134,8 +141,9 @@ def config_paths(root: Path) -> list[Path]:
     return sorted((Path(root) / "configs").glob("*/*.yaml"))
 
 
-def load(root: Path, scale: str = DEFAULT_SCALE, *, only: str | None = None,
-         dataset_names: Collection[str] | None = None) -> Workspace:  # fmt: skip
+def load(
+    root: Path, scale: str = DEFAULT_SCALE, *, only: str | None = None, dataset_names: Collection[str] | None = None
+) -> Workspace:
     """Read and check the configs under ``root`` and resolve them at ``scale``.
 
     ``only`` reads a single experiment (a run needs no other). ``dataset_names`` are the registered datasets to check
@@ -171,7 +179,9 @@ def load(root: Path, scale: str = DEFAULT_SCALE, *, only: str | None = None,
         checker.check(root)
         for claim in model.claims:
             if claim.id in claim_files:
-                problems.add(relative, "claims", f"two claims are called {claim.id!r} (the other is in {claim_files[claim.id]})")
+                problems.add(
+                    relative, "claims", f"two claims are called {claim.id!r} (the other is in {claim_files[claim.id]})"
+                )
             claim_files[claim.id] = relative
         if len(problems.lines) == before:
             experiment = resolve(root, path, model, scale, scales.get(scale), problems)
@@ -250,8 +260,13 @@ class _Checker:
             if claim.custom is not None and functions is not None:
                 self._known(f"{where}.custom.function", "function of the module", [claim.custom.function], functions)
             if claim.slope is not None and claim.slope.against != "step":
-                params = {f"{kind}{key}" for entries, prefix in ((model.datasets, "dataset."), (model.methods, "method."))
-                          for entry in entries.values() for key in entry.params for kind in ("", prefix)}  # fmt: skip
+                params = {
+                    f"{kind}{key}"
+                    for entries, prefix in ((model.datasets, "dataset."), (model.methods, "method."))
+                    for entry in entries.values()
+                    for key in entry.params
+                    for kind in ("", prefix)
+                }
                 self._known(f"{where}.slope.against", "parameter", [claim.slope.against], {*params, "step"})
 
     def _check_module(self, path: Path) -> Collection[str] | None:
@@ -263,8 +278,11 @@ class _Checker:
         needed = ["run", "figures"] if self.model.figures else ["run"]
         for function in needed:
             if function not in facts.functions:
-                self._add("", f"its module {path.name} has no function `{function}` (top-level functions: "
-                              f"{', '.join(sorted(facts.functions)) or 'none'})")  # fmt: skip
+                self._add(
+                    "",
+                    f"its module {path.name} has no function `{function}` (top-level functions: "
+                    f"{', '.join(sorted(facts.functions)) or 'none'})",
+                )
         if facts.methods is not None:
             for name, method in self.model.methods.items():
                 uses = method.uses or name
@@ -295,8 +313,9 @@ def _select(entries: Mapping[str, Entry], override: list | dict | None) -> dict[
     return {n: (e, dict(changes.get(n) or {})) for n, e in entries.items() if changes.get(n, {}) is not False}
 
 
-def resolve(root: Path, path: Path, model: ExperimentModel, scale: str, settings: Scale | None,
-            problems: Problems) -> Experiment | None:  # fmt: skip
+def resolve(
+    root: Path, path: Path, model: ExperimentModel, scale: str, settings: Scale | None, problems: Problems
+) -> Experiment | None:
     """``model`` at ``scale``: the experiment's own override first, the scale's cap on seeds and device behind it."""
     override = model.scales.get(scale, Override())
     relative = path.relative_to(root)
@@ -322,10 +341,24 @@ def resolve(root: Path, path: Path, model: ExperimentModel, scale: str, settings
     seeds = override.seeds or (min(model.seeds, cap) if cap else model.seeds)
     device = override.device or (settings.device if settings and settings.device else model.device)
     return Experiment(
-        package=path.parent.name, name=path.stem, scale=scale, config_path=path,
-        module_path=module_path(root, path.parent.name, path.stem), title=model.title, question=model.question,
-        datasets=datasets, methods=methods, seeds=seeds, threads=override.threads or model.threads,
-        exclusive=model.exclusive, device=device, memory_mib=model.memory_mib, minutes=model.minutes,
-        metrics=dict(model.metrics), tuning=tuning, table=list(model.table), figures=dict(model.figures),
+        package=path.parent.name,
+        name=path.stem,
+        scale=scale,
+        config_path=path,
+        module_path=module_path(root, path.parent.name, path.stem),
+        title=model.title,
+        question=model.question,
+        datasets=datasets,
+        methods=methods,
+        seeds=seeds,
+        threads=override.threads or model.threads,
+        exclusive=model.exclusive,
+        device=device,
+        memory_mib=model.memory_mib,
+        minutes=model.minutes,
+        metrics=dict(model.metrics),
+        tuning=tuning,
+        table=list(model.table),
+        figures=dict(model.figures),
         claims=list(model.claims),
-    )  # fmt: skip
+    )
