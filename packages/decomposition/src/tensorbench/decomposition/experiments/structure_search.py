@@ -1,10 +1,10 @@
 """How many evaluations does a structure search need? TnALE against its predecessor, a genetic algorithm and chance.
 
-All methods minimise compression ratio + λ · relative squared error of the same objective with the same budget; the steps
-of the history are evaluations (distinct structures fitted). Logged at the end: ``evaluations`` until the method stopped
-by itself or by the budget, ``evaluations_to_best``, ``objective``, ``rse``, ``compression``; on planted targets ``eff``
-(true over found parameters) and ``recovered`` (an objective no worse than the planted structure's); on landscapes
-``sweep_evaluations``, the cost of the first sweep, with the order of the network as the step.
+All methods minimise compression ratio + λ · relative squared error of the same objective with the same budget; the
+steps of the history are evaluations (distinct structures fitted). Logged at the end: ``evaluations`` until the method
+stopped by itself or by the budget, ``evaluations_to_best``, ``objective``, ``rse``, ``compression``; on planted
+targets ``eff`` (true over found parameters) and ``recovered`` (an objective no worse than the planted structure's);
+on landscapes ``sweep_evaluations``, the cost of the first sweep, with the order of the network as the step.
 """
 
 from __future__ import annotations

@@ -220,6 +220,37 @@ def _fit_in_worker(key: tuple, settings: FitSettings, start: TensorNetwork | Non
     return fit_structure(_WORKER["target"], key, settings, start)
 
 
+class WithinParameters:
+    """The smallest error with at most ``params`` parameters: structures above are refused without a fit.
+
+    Raises ValueError when ``params`` < 1.
+    """
+
+    def __init__(self, objective: StructureObjective, params: int):
+        if params < 1:
+            raise ValueError(f"params must be >= 1, got {params}")
+        self.objective = objective
+        self.params = params
+        self.dims = objective.dims
+
+    @property
+    def evaluations(self) -> int:
+        return self.objective.evaluations
+
+    def admissible(self, structure: Structure) -> bool:
+        return structure.params <= self.params
+
+    def errors(self, structures: Sequence[Structure], start: Structure | None = None) -> list[float]:
+        """Relative squared errors; 1 (nothing explained) for structures above the budget."""
+        inside = [s for s in structures if self.admissible(s)]
+        found = dict(zip((s.key for s in inside), self.objective.errors(inside, start), strict=True))
+        return [found.get(s.key, 1.0) for s in structures]
+
+    def combine(self, structure: Structure, error: float) -> float:
+        """The error; above the budget more than any error, growing with the excess."""
+        return error if self.admissible(structure) else 1.0 + structure.params / self.params
+
+
 class FunctionObjective:
     """A landscape given by a function of the structure instead of a fit (for theory and tests); counts like a fit.
 

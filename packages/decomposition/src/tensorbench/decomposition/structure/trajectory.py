@@ -58,6 +58,7 @@ class Meter:
         self.objective = objective
         self.budget = budget
         self.seen: dict[tuple, float] = {}
+        self.refused: dict[tuple, float] = {}  # not admissible (too many parameters): judged without a fit, not counted
         self.visited: list[Structure] = []
         self.history: list[tuple[int, float]] = []
         self.sweeps: list[int] = []
@@ -66,10 +67,14 @@ class Meter:
 
     def errors(self, structures: Sequence[Structure], start: Structure | None = None) -> list[float]:
         """Errors of the structures. Raises Exhausted after evaluating those that still fit into the budget."""
-        new: list[Structure] = []
+        fresh: dict[tuple, Structure] = {}
         for structure in structures:
-            if structure.key not in self.seen and all(structure.key != other.key for other in new):
-                new.append(structure)
+            if structure.key not in self.seen and structure.key not in self.refused:
+                fresh.setdefault(structure.key, structure)
+        admissible = getattr(self.objective, "admissible", lambda structure: True)
+        new = [s for s in fresh.values() if admissible(s)]
+        barred = [s for s in fresh.values() if not admissible(s)]
+        self.refused.update({s.key: e for s, e in zip(barred, self.objective.errors(barred), strict=True)})
         short = self.budget is not None and len(self.seen) + len(new) > self.budget
         if short:
             new = new[: self.budget - len(self.seen)]
@@ -83,7 +88,7 @@ class Meter:
             self.history.append((len(self.seen), self.value))
         if short:
             raise Exhausted
-        return [self.seen[s.key] for s in structures]
+        return [self.seen[s.key] if s.key in self.seen else self.refused[s.key] for s in structures]
 
     def values(self, structures: Sequence[Structure], start: Structure | None = None) -> np.ndarray:
         errors = self.errors(structures, start)
@@ -94,12 +99,13 @@ class Meter:
         self.sweeps.append(len(self.seen))
 
     def finish(self, stopped: str) -> Trajectory:
+        if self.best is None:
+            raise ValueError("no structure that the search looked at is within the budget of parameters")
         if stopped == "budget" and not self.sweeps:
             log.warning(
                 "the budget of %d evaluations ended before the first sweep: the best structure so far is returned",
                 self.budget,
             )
-        assert self.best is not None  # a budget of at least one evaluation was checked
         return Trajectory(
             best=self.best,
             value=float(self.value),
