@@ -1,7 +1,8 @@
 """A real SLURM of one node in a folder: its own munge, controller and node daemon, gone without a trace afterwards.
 
-Nothing under /etc is touched: everything reads the configuration that ``SLURM_CONF`` names. Two
-device files that do nothing stand in for GPUs. Needs root and Debian's packages ``slurm-wlm`` and ``munge``.
+Under /etc there is nothing of it but a link, /etc/slurm/slurm.conf, without which a job's own ``srun`` would not find
+the cluster; where a configuration stands there already, no cluster is started. Two device files that do nothing stand
+in for GPUs. Needs root and Debian's packages ``slurm-wlm`` and ``munge``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -54,12 +56,30 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
+LINK = Path("/etc/slurm/slurm.conf")
+
+
+def _is_stale(link: Path) -> bool:
+    """Whether a test that was killed left the link behind: nothing runs where it points to."""
+    if not link.is_symlink():
+        return False
+    try:
+        os.kill(int((link.readlink().parent / "slurmctld.pid").read_text()), 0)
+    except (OSError, ValueError):
+        return True
+    return False
+
+
 def missing() -> str:
     """Why no cluster can be started here; empty where one can."""
     absent = [program for program in PROGRAMS if shutil.which(program, path=_ADMIN) is None]
     if absent:
         return f"no {', '.join(absent)} here (apt-get install slurm-wlm munge)"
-    return "" if os.getuid() == 0 else "starting SLURM's daemons needs root"
+    if os.getuid() != 0:
+        return "starting SLURM's daemons needs root"
+    if os.path.lexists(LINK) and not _is_stale(LINK):
+        return f"{LINK} exists, so this machine has a SLURM of its own"
+    return ""
 
 
 def _free_port() -> int:
@@ -78,7 +98,8 @@ class SlurmCluster:
         self.configuration = folder / "slurm.conf"
         # What a surrounding job may have set is not this cluster's.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
-        self.environment = {**inherited, "PATH": _ADMIN, "SLURM_CONF": str(self.configuration)}
+        programs = os.pathsep.join([str(Path(sys.executable).parent), _ADMIN])
+        self.environment = {**inherited, "PATH": programs}
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -126,6 +147,9 @@ class SlurmCluster:
             os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         lines = [f"NodeName={self.host} Name=gpu Flags=nvidia_gpu_env File={device}" for device in devices]
         (self.folder / "gres.conf").write_text("\n".join(["AutoDetect=off", *lines, ""]))
+        LINK.parent.mkdir(exist_ok=True)
+        LINK.unlink(missing_ok=True)
+        LINK.symlink_to(self.configuration)
 
     def _start_daemons(self) -> None:
         at = self.folder
@@ -172,6 +196,8 @@ class SlurmCluster:
                 daemon.kill()
                 daemon.wait()
         self._daemons.clear()
+        if LINK.is_symlink() and LINK.readlink() == self.configuration:
+            LINK.unlink()
 
     def _wait_for_no_jobs(self, seconds: float = 15.0) -> None:
         deadline = time.monotonic() + seconds

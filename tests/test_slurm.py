@@ -83,7 +83,7 @@ def workspace(root: Path) -> Path:
     for name, device in (("plain", "cpu"), ("device", "gpu")):
         (package / "experiments" / f"{name}.py").write_text(MODULE)
         (root / "configs" / "toy" / f"{name}.yaml").write_text(CONFIG.format(name=name, device=device))
-    for shared in ("Snakefile", "workflow", "environment.yml"):
+    for shared in ("Snakefile", "workflow", "profiles", "environment.yml"):
         (root / shared).symlink_to(ROOT / shared)
     return root
 
