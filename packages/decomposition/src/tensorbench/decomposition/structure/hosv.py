@@ -31,7 +31,7 @@ class HOSV:
     ``rest[n]`` is energy of the mode outside ``values[n]`` (randomised computation only). ``seconds``: what it took.
     """
 
-    values: tuple[Float[np.ndarray, " size"], ...]
+    values: tuple[Float[np.ndarray, " _"], ...]
     norm2: float
     rest: tuple[float, ...]
     method: str = "given"
@@ -48,12 +48,12 @@ class HOSV:
         return tuple(max(1, int(np.count_nonzero(values))) for values in self.values)
 
     @cached_property
-    def prefixes(self) -> tuple[Float[np.ndarray, " size_plus_1"], ...]:
+    def prefixes(self) -> tuple[Float[np.ndarray, " _"], ...]:
         """``prefixes[n][r]`` = Σ_{i ≤ r} a_i⁽ⁿ⁾, from r = 0."""
         return tuple(np.concatenate([[0.0], np.cumsum(values)]) for values in self.values)
 
     @cached_property
-    def suffixes(self) -> tuple[Float[np.ndarray, " size_plus_1"], ...]:
+    def suffixes(self) -> tuple[Float[np.ndarray, " _"], ...]:
         """``suffixes[n][r]`` = Σ_{i > r} a_i⁽ⁿ⁾."""
         return tuple(tails(values) + rest for values, rest in zip(self.values, self.rest, strict=True))
 

@@ -33,7 +33,7 @@ class RotatedTensor:
     """
 
     core: Float[np.ndarray, "*_"]
-    vectors: tuple[Float[np.ndarray, "size kept"], ...]
+    vectors: tuple[Float[np.ndarray, "_ _"], ...]
     norm2: float
     dropped: float
 
@@ -129,7 +129,7 @@ def relative_error(
     return max(error, 0.0)
 
 
-def _sparse_project(X: COO, bases: Sequence[Float[np.ndarray, "size rank"]], skip: int | None) -> np.ndarray:
+def _sparse_project(X: COO, bases: Sequence[Float[np.ndarray, "_ _"]], skip: int | None) -> np.ndarray:
     """X ×ₙ U_nᵀ over all modes but ``skip``: mode ``skip`` (or one row) × the product of the other ranks."""
     modes = [mode for mode in range(X.ndim) if mode != skip]
     width = int(np.prod([bases[mode].shape[1] for mode in modes]))
