@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from tensorbench.core import data
+from tensorbench.decomposition.baselines import networks as fixed
 from tensorbench.decomposition.network import random_network
 from tensorbench.decomposition.structure import topology
 from tensorbench.decomposition.structure.objective import StructureObjective
@@ -166,3 +168,67 @@ def test_tree_and_ring_templates():
     assert topology.star(3).edges == ((0, 3), (1, 3), (2, 3))
     assert set(topology.lattice(2, 3).edges) == {(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5)}
     assert set(topology.complete(4).edges) == set(itertools.combinations(range(4), 2))
+
+
+# ---- the problems and the fixed formats of the experiments
+
+
+@pytest.mark.parametrize("name", ["ring_target", "lattice_target", "tucker_target"])
+def test_planted_problems_hold_the_structure_they_name(name):
+    problem = data.load(name, seed=0, instance=3)
+    template = topology.by_name(problem.topology, len(problem.dims))
+    structure = Structure(problem.dims, template, problem.ranks, problem.permutation)
+    assert problem.tensor.shape == problem.dims
+    # every cut of the modes has at most the rank that the bonds across it allow
+    matrix, modes = structure.adjacency, len(problem.dims)
+    for size in range(1, modes):
+        for part in itertools.combinations(range(modes), size):
+            rest = [v for v in range(len(matrix)) if v not in part]
+            bonds = matrix[np.ix_(list(part), rest)].prod()
+            order = [*part, *(m for m in range(modes) if m not in part)]
+            unfolded = problem.tensor.transpose(order).reshape(math.prod(problem.dims[m] for m in part), -1)
+            assert np.linalg.matrix_rank(unfolded, tol=1e-9 * np.linalg.norm(unfolded)) <= bonds
+    assert np.array_equal(data.load(name, seed=5, instance=3).tensor, problem.tensor)  # the seed belongs to the search
+    assert not np.array_equal(data.load(name, seed=0, instance=4).tensor, problem.tensor)
+
+
+def test_pictures_are_reshaped_row_major():
+    problem = data.load("picture_ring", seed=0, pixels=16)
+    assert problem.dims == (4,) * 4 and 0 <= problem.tensor.min() <= problem.tensor.max() <= 1
+    coarse = data.load("picture_ring", seed=0, pixels=8).tensor.reshape(8, 8)
+    blocks = problem.tensor.reshape(8, 2, 8, 2).mean((1, 3))
+    np.testing.assert_allclose(blocks, coarse, atol=1e-12)
+
+
+BAD_PROBLEMS = {
+    "ranks": ("ring_target", {"ranks": [1, 2]}, "must be 6 numbers"),
+    "bounds": ("tucker_target", {"low": 3, "high": 2}, "1 <= low <= high"),
+    "pixels": ("picture_ring", {"pixels": 100}, "divisor of its side"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROBLEMS)
+def test_bad_problems_are_refused(name):
+    dataset, params, message = BAD_PROBLEMS[name]
+    with pytest.raises(ValueError, match=message):
+        data.load(dataset, seed=0, **params)
+
+
+def test_unknown_topologies_are_refused():
+    with pytest.raises(ValueError, match="did you mean 'ring'"):
+        topology.by_name("rings", 4)
+    with pytest.raises(ValueError, match="6 vertices"):
+        topology.by_name("lattice 2x3", 4)
+
+
+@pytest.mark.parametrize("kind", ["cp", "uniform_tucker", "uniform_train", "uniform_ring"])
+def test_fixed_formats_use_the_largest_rank_within_the_budget(kind, generator):
+    tensor = generator.standard_normal((5, 6, 7))
+    fit = getattr(fixed, kind)
+    approximation, params = fit(tensor, tensor.shape, 100, seed=0, iterations=5)
+    assert approximation.shape == tensor.shape and params <= 100
+    again, more = fit(tensor, tensor.shape, 300, seed=0, iterations=5)
+    assert params < more <= 300
+    assert np.linalg.norm(tensor - again) < np.linalg.norm(tensor - approximation) < np.linalg.norm(tensor)
+    with pytest.raises(ValueError, match="below the"):
+        fit(tensor, tensor.shape, 5, seed=0, iterations=5)
