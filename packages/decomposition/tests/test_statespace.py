@@ -18,6 +18,7 @@ from tensorbench.decomposition.functional.statespace import (
     sample_prior,
     smooth,
     smooth_modes,
+    transitions,
 )
 
 NUS = (0.5, 1.5, 2.5)
@@ -147,6 +148,19 @@ def test_draws_of_the_prior_have_the_kernel_as_covariance(nu):
     error = np.sqrt((gram**2 + VARIANCE**2) / draws.shape[1])
     assert np.all(np.abs(draws @ draws.T / draws.shape[1] - gram) < 4.5 * error)
     np.testing.assert_allclose(draws[1], draws[2], atol=1e-12)
+
+
+@pytest.mark.parametrize("nu", NUS)
+def test_reusing_transitions_and_arrays_changes_nothing(nu):
+    t, y, R = problem(9, 2)
+    seen = np.arange(9) != 4
+    ssm = matern_ssm(nu, LENGTH, VARIANCE, 2)
+    before = smooth(ssm, t, 3 * y, R, steps=transitions(ssm, t))
+    again = smooth(ssm, t, y, R, seen, transitions(ssm, t), before)
+    fresh = smooth(ssm, t, y, R, seen)
+    np.testing.assert_array_equal(again.mean, fresh.mean)
+    np.testing.assert_array_equal(again.cov, fresh.cov)
+    assert again.log_marginal == fresh.log_marginal
 
 
 def test_modes_of_different_length_rank_and_kernel_are_smoothed_together():

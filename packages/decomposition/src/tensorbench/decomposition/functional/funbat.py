@@ -291,7 +291,7 @@ class FunBaT:
         weak = max(1.0 / self.fitted_prior_var, NEGLIGIBLE / mode.ssm.P_inf[0, 0])  # messages alone may be singular
         cov = np.linalg.inv(mode.precision + weak * np.eye(self.ranks[k]))
         cov = 0.5 * (cov + np.swapaxes(cov, 1, 2))
-        mode.post = smooth(mode.ssm, mode.t, np.einsum("mab,mb->ma", cov, mode.shift), cov, steps=mode.steps)
+        mode.post = smooth(mode.ssm, mode.t, np.einsum("mab,mb->ma", cov, mode.shift), cov, None, mode.steps, mode.post)
         mode.mean, mode.cov = np.ascontiguousarray(mode.post.mean), np.ascontiguousarray(mode.post.cov)
 
     def _totals(self) -> tuple[np.ndarray, np.ndarray]:

@@ -180,11 +180,13 @@ def kalman_filter(
     R: Float[np.ndarray, "m r r"],
     observed: Bool[np.ndarray, " m"] | None = None,
     steps: tuple[np.ndarray, np.ndarray] | None = None,
+    reuse: Filtered | None = None,
 ) -> Filtered:
     """Filter the observations ``y_t = f(t) + N(0, R_t)`` at sorted indices ``t`` (repeats allowed).
 
     ``observed`` marks the states that have an observation; by default those whose ``y`` row is finite. ``steps`` is
-    ``transitions(ssm, t)``, for callers that filter the same indices again and again. Raises
+    ``transitions(ssm, t)``, and ``reuse`` a former result of the same problem whose arrays are overwritten: both are
+    for callers that filter the same indices again and again. Raises
     ValueError for unsorted indices, shapes that do not match, or a covariance that is not positive definite.
     """
     t, y, R = (np.ascontiguousarray(a, dtype=float) for a in (t, y, R))
@@ -193,17 +195,24 @@ def kalman_filter(
     seen = np.isfinite(y).all(1) if observed is None else np.ascontiguousarray(observed, dtype=bool)
     states, r, d = len(t), ssm.rank, ssm.rank * ssm.order
     transition, noise = transitions(ssm, t) if steps is None else steps
-    mean, var, gain = np.zeros((states, d)), np.zeros((states, d, d)), np.zeros((states, d, r))
-    inverse, innovation = np.zeros((states, r, r)), np.zeros((states, r))
+    if reuse is None:
+        mean, var, gain = np.zeros((states, d)), np.zeros((states, d, d)), np.zeros((states, d, r))
+        inverse, innovation = np.zeros((states, r, r)), np.zeros((states, r))
+    else:
+        mean, var, gain = reuse.state_mean, reuse.state_cov, reuse.gain
+        inverse, innovation = reuse.inverse, reuse.innovation
     loglik = filter_pass(transition, noise, ssm.P_inf, y, R, seen, mean, var, gain, inverse, innovation)
     if np.isnan(loglik):
         raise ValueError("an observation covariance R is not positive definite (or y has NaN where observed)")
     return Filtered(t, y, R, seen, mean, var, float(loglik), transition, gain, inverse, innovation)
 
 
-def rts_smoother(ssm: StateSpace, filtered: Filtered) -> Smoothed:
+def rts_smoother(ssm: StateSpace, filtered: Filtered, reuse: Smoothed | None = None) -> Smoothed:
     """Rauch-Tung-Striebel smoothed moments at every index (computed in Bryson and Frazier's form)."""
-    mean, var = np.zeros_like(filtered.state_mean), np.zeros_like(filtered.state_cov)
+    if reuse is None:
+        mean, var = np.zeros_like(filtered.state_mean), np.zeros_like(filtered.state_cov)
+    else:
+        mean, var = reuse.state_mean, reuse.state_cov
     f = filtered
     smoother_pass(f.transition, f.observed, f.state_mean, f.state_cov, f.gain, f.inverse, f.innovation, mean, var)
     return Smoothed(filtered, mean, var, ssm.rank)
@@ -216,9 +225,11 @@ def smooth(
     R: np.ndarray,
     observed: np.ndarray | None = None,
     steps: tuple[np.ndarray, np.ndarray] | None = None,
+    reuse: Smoothed | None = None,
 ) -> Smoothed:
     """Filter and smooth in one call; arguments as in ``kalman_filter``."""
-    return rts_smoother(ssm, kalman_filter(ssm, t, y, R, observed, steps))
+    filtered = kalman_filter(ssm, t, y, R, observed, steps, reuse.filtered if reuse else None)
+    return rts_smoother(ssm, filtered, reuse)
 
 
 def smooth_modes(
