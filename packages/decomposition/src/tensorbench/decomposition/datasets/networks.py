@@ -85,7 +85,7 @@ def ring_target(
     max_rank: int = 7,
     lam: float = 200.0,
     budget: int = 700,
-    sweeps: int = 25,
+    sweeps: int = 20,
 ) -> SearchProblem:
     """A ring of ``order`` modes of ``size``; ranks given or drawn from low..high, modes in a random order."""
     return _planted(
@@ -113,7 +113,7 @@ def lattice_target(
     max_rank: int = 6,
     lam: float = 200.0,
     budget: int = 150,
-    sweeps: int = 25,
+    sweeps: int = 20,
 ) -> SearchProblem:
     """A grid of rows × columns modes in order; only the ranks are searched. (A 2 × 2 grid is a ring of 4.)"""
     return _planted(
@@ -140,7 +140,7 @@ def tucker_target(
     max_rank: int = 5,
     lam: float = 200.0,
     budget: int = 150,
-    sweeps: int = 25,
+    sweeps: int = 20,
 ) -> SearchProblem:
     """A Tucker tensor; the multilinear rank is searched."""
     return _planted(

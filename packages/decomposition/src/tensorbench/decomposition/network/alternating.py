@@ -1,13 +1,13 @@
 """Alternating least squares for any tensor network, on a whole tensor or on its observed entries.
 
-Each core in turn minimises |M ∘ (X − X̂)|² + ρ |G_k|² with the others fixed (M the mask), from the normal equations.
-The ridge ρ follows the error: ρ = damping · (current relative squared error) · (mean diagonal of the Gram), never
-below a floor of 1e-12. It keeps the cores of an over-parametrised network small while the fit is poor, which is what
-carries ALS through its swamps (for the networks of a structure search the error after 40 sweeps falls by three to
-four orders of magnitude against the plain ridge), and vanishes with the error. If such an update would raise the
-observed error, the ridge pulls towards the old core instead of zero (ρ |G_k − G_k,old|²), which cannot: the error
-never rises. Sweeps run to and fro over the vertices, so each environment costs one core more than the last (see
-``plans``), and several restarts are fitted at once along a batch axis.
+Each core in turn minimises |M ∘ (X − X̂)|² + ρ |G_k|² with the others fixed (M the mask), from the normal equations. The
+ridge ρ follows the error and dies away: ρ = damping · (current relative squared error) · 0.8^sweep · (mean diagonal of
+the Gram), never below a floor of 1e-12. It keeps the cores of an over-parametrised network small while the fit is poor,
+which is what carries ALS through its swamps (for the networks of a structure search the error after 40 sweeps falls by
+two to three orders of magnitude against the plain floor). If such an update would raise the observed error, the ridge
+pulls towards the old core instead of zero (ρ |G_k − G_k,old|²), which cannot: the error never rises. Sweeps run to and
+fro over the vertices, so each environment costs one core more than the last (see ``plans``), and several restarts are
+fitted at once along a batch axis.
 
 ALS on the cores of a ring: Zhao et al., "Tensor Ring Decomposition" (arXiv 1606.05535); the generic network version is
 the solver of arXiv 2008.05437. Missing entries: one small system per slice of the mode, in one batch.
@@ -24,6 +24,8 @@ from jaxtyping import Bool, Float
 from .container import TensorNetwork
 from .initial import check_structure, random_network
 from .plans import SweepPlan, best_order, network_plan
+
+DECAY = 0.8  # of the damping, per sweep
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def als(
         tol: stop when a restart reaches this relative squared error.
         stall: stop when no restart improved by this fraction in a sweep (0: never).
         ridge: floor of the ridge, relative to the mean diagonal of the Gram.
-        damping: the ridge in units of the current relative squared error (0: plain least squares with the floor).
+        damping: the ridge of the first sweep in units of the relative squared error, for random restarts (0: plain
+            least squares with the floor). Networks given as ``start`` are fitted already and are not damped: the small
+            new slices of a warm start would be the first to be damped away.
         vertices: cores to update, all by default.
 
     Raises:
@@ -126,16 +130,17 @@ def als(
     line = best_order(_key(ranks))
     plan = network_plan(_key(ranks[np.ix_(line, line)]), "environment" if mask is not None else None)
     update = set(range(len(line))) if vertices is None else {line.index(int(v)) for v in vertices}
-    sweep = _Sweep(plan, target.transpose(line) / norm, None if mask is None else mask.transpose(line), ridge, damping)
+    sweep = _Sweep(plan, target.transpose(line) / norm, None if mask is None else mask.transpose(line), ridge)
     moved = [net.permute(line) for net in starts]
     cores = [np.stack([plan.compact(np.asarray(net.cores[k]), k) for net in moved]) for k in range(plan.order)]
     cores[0][:given] /= norm  # the target was divided by its norm; random restarts have norm 1 already
 
     history: list[np.ndarray] = []
+    strength = np.where(np.arange(len(starts)) < given, 0.0, damping)
     sweep.load(cores)
     converged = False
     for number in range(max_sweeps):
-        history.append(sweep.run(update, forth=number % 2 == 0))
+        history.append(sweep.run(update, forth=number % 2 == 0, damping=strength * DECAY**number))
         if history[-1].min() <= tol:
             converged = True
             break
@@ -157,8 +162,8 @@ def _key(ranks: np.ndarray) -> tuple[tuple[int, ...], ...]:
 class _Sweep:
     """The state of the sweeps: cores (restarts in front), prefixes and suffixes that are up to date where needed."""
 
-    def __init__(self, plan: SweepPlan, target: np.ndarray, mask: np.ndarray | None, ridge: float, damping: float):
-        self.plan, self.ridge, self.damping, order = plan, ridge, damping, plan.order
+    def __init__(self, plan: SweepPlan, target: np.ndarray, mask: np.ndarray | None, ridge: float):
+        self.plan, self.ridge, order = plan, ridge, plan.order
         self.square = float((target**2).sum())
         unfold = [np.moveaxis(target, k, -1).reshape(-1, plan.dims[k]) for k in range(order)]
         self.gram_route = plan.route == "gram"
@@ -196,10 +201,10 @@ class _Sweep:
             first, second = self.plan.backward2[k]
             self.suffix2[k] = second(first(core, self.suffix2[k + 1]), core)
 
-    def run(self, update: set[int], forth: bool) -> np.ndarray:
-        """One pass; returns the relative squared error of every restart after it."""
+    def run(self, update: set[int], forth: bool, damping: np.ndarray) -> np.ndarray:
+        """One pass with a damping per restart; returns the relative squared error of every restart after it."""
         order = self.plan.order
-        self.shift = np.maximum(self.damping * np.minimum(self.rse, 1.0), self.ridge)[:, None, None]
+        self.shift = np.maximum(damping * np.minimum(self.rse, 1.0), self.ridge)[:, None, None]
         for k in range(order) if forth else reversed(range(order)):
             last = k == (order - 1 if forth else 0)
             if k in update or last:
