@@ -39,6 +39,7 @@ class RunLog:
         self._store: Store | None = None
         self._experiment = ""
         self._tags: dict[str, str] = {}
+        self._params: dict[str, object] = {}
         self._points = Points()
         self._buffer: list[Point] = []
         self._buffer_lock = threading.Lock()  # guards _points and _buffer: held for microseconds
@@ -71,7 +72,10 @@ class RunLog:
                 **_system_tags(experiment, self._tags),
             }
             self.run_id = self._store.create_run(self._experiment, name, labels, milliseconds(started))
-            self._store.batch(self.run_id, params=params)
+            if live:
+                self._store.batch(self.run_id, params=params)
+            else:
+                self._params = dict(params)  # one call at the end, with everything else
             _warned.discard(uri)
         if live and not self.lost:
             self._flusher = threading.Thread(target=self._flush_now_and_then, name="mlflow-flush", daemon=True)
@@ -104,30 +108,30 @@ class RunLog:
                 store.upload(self.run_id, path, folder)
 
     def finish(self, extra_metrics: Mapping[str, float] | None = None, artifacts: Iterable[Path | str] = (), *,
-               ended: str | float | None = None) -> None:  # fmt: skip
-        """Send what is left, mark the run FINISHED and current; earlier runs of its kind are no longer current."""
+               ended: str | float | None = None, peers: Iterable[Run] | None = None) -> None:  # fmt: skip
+        """Send what is left, mark the run FINISHED and current; earlier runs of its kind are no longer current.
+
+        ``peers``: the runs of its kind, when the caller knows them (default: search the store).
+        """
         if extra_metrics:
             self.log(extra_metrics)
-        self._drain()
         for path in artifacts:
             self.artifact(path)
+        self._drain({"current": "true"})
         with self._guard("finish the run") as store:
             if store is not None and self.run_id is not None:
-                store.batch(self.run_id, tags={"current": "true"})
-                self._retire(store, current=True)
+                self._retire(store, peers, current=True)
                 # Last, so that a FINISHED run is a complete one.
                 store.close(self.run_id, "FINISHED", None if ended is None else milliseconds(ended))
 
     def fail(self, traceback_text: str, *, status: str = "FAILED") -> None:
         """Send what is left, attach the traceback, mark the run FAILED. The last success of its kind stays current."""
-        self._drain()
+        text = traceback_text.strip() or "no traceback"
+        self._drain({"error": text.splitlines()[-1], "traceback": text[-TAG_LENGTH:]})
         with self._guard("mark the run as failed") as store:
             if store is not None and self.run_id is not None:
-                text = traceback_text.strip() or "no traceback"
                 store.upload_text(self.run_id, text + "\n", "traceback.txt")
-                tags = {"error": text.splitlines()[-1], "traceback": text[-TAG_LENGTH:]}
-                store.batch(self.run_id, tags=tags)
-                self._retire(store, current=False)
+                self._retire(store, None, current=False)
                 store.close(self.run_id, status)
 
     @contextmanager
@@ -158,19 +162,24 @@ class RunLog:
                     if store is not None and self.run_id is not None:
                         store.batch(self.run_id, metrics=as_metrics(points))
 
-    def _drain(self) -> None:
+    def _drain(self, tags: Mapping[str, str]) -> None:
+        """Stop the flusher, then send all that is left and ``tags`` in as few calls as possible."""
         self._over.set()
-        if not self.lost:
-            self._flush()
         if self._flusher is not None:
             self._flusher.join()
             self._flusher = None
+        with self._guard("log metrics") as store:
+            if store is not None and self.run_id is not None:
+                points, self._buffer = self._buffer, []
+                store.batch(self.run_id, as_metrics(points), self._params, tags)
 
-    def _retire(self, store: Store, current: bool) -> None:
+    def _retire(self, store: Store, peers: Iterable[Run] | None, current: bool) -> None:
         """Earlier runs of this kind: no longer current, and KILLED when their process died without a word."""
         if not all(key in self._tags for key in KIND):
             return
-        for run in store.runs(self._experiment, where(**{key: self._tags[key] for key in KIND})):
+        if peers is None:
+            peers = store.runs(self._experiment, where(**{key: self._tags[key] for key in KIND}))
+        for run in peers:
             if run.info.run_id == self.run_id or run.data.tags.get("trial") != self._tags.get("trial"):
                 continue
             if current and run.data.tags.get("current") == "true":

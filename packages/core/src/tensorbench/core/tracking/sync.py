@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from tensorbench.core.tracking.run_log import RunLog, milliseconds
+from tensorbench.core.tracking.run_log import KIND, RunLog, milliseconds
 from tensorbench.core.tracking.store import Store, unreachable
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,10 @@ def sync(uri: str, records: Iterable[Row]) -> dict[str, int]:
 def _sync_experiment(store: Store, name: str, rows: list[Row], counts: dict[str, int]) -> None:
     finished: set[str] = set()
     open_runs: dict[str, list[Any]] = defaultdict(list)
+    peers: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for run in store.runs(store.experiment(name)):
         record = run.data.tags.get("record", "")
+        peers[_kind(run.data.tags)].append(run)
         if run.info.status == "FINISHED":
             finished.add(record)
         elif run.info.status == "RUNNING" and record:
@@ -58,9 +60,11 @@ def _sync_experiment(store: Store, name: str, rows: list[Row], counts: dict[str,
         if record in finished:
             counts["present"] += 1
             continue
-        live = log_record(store.uri, row)
-        if live.lost:
+        kind = peers[_kind(row)]
+        live = log_record(store.uri, row, kind)
+        if live.lost or live.run_id is None:
             raise ConnectionError("it stopped answering")
+        kind[:] = [store.client.get_run(live.run_id)]
         # A record is written after its run has ended in MLflow, so that one still RUNNING has lost the store.
         for run in open_runs.get(record, []):
             store.close(run.info.run_id, "KILLED")
@@ -69,8 +73,8 @@ def _sync_experiment(store: Store, name: str, rows: list[Row], counts: dict[str,
         counts["logged"] += 1
 
 
-def log_record(uri: str, row: Row) -> RunLog:
-    """One record as a finished MLflow run, as if it had been logged live."""
+def log_record(uri: str, row: Row, peers: Iterable[Any] | None = None) -> RunLog:
+    """One record as a finished MLflow run, as if it had been logged live; ``peers``: the runs of its kind, if known."""
     provenance = row.get("provenance") or {}
     tags = {key: row.get(key) for key in _TAGS}
     tags |= {"commit": provenance.get("commit"), "dirty": provenance.get("dirty"), "synced": "true"}
@@ -86,8 +90,13 @@ def log_record(uri: str, row: Row) -> RunLog:
     seconds = seconds if seconds is not None and 0 <= seconds < float("inf") else 0.0
     end = start + round(seconds * 1000)
     live.log(row.get("metrics") or {}, time_ms=end)
-    live.finish({}, [path for path in map(Path, row.get("artifacts") or ()) if path.is_file()], ended=end / 1000)
+    live.finish({}, [path for path in map(Path, row.get("artifacts") or ()) if path.is_file()], ended=end / 1000,
+                peers=peers)  # fmt: skip
     return live
+
+
+def _kind(labels: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple("" if labels.get(key) is None else str(labels[key]) for key in (*KIND, "trial"))
 
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
