@@ -46,10 +46,21 @@ def job_hash(wildcards):
     return experiment_of(wildcards).job_hash(wildcards.dataset, wildcards.method)
 
 
+def on_cluster():
+    return workflow.nodes is not None
+
+
 def job_threads(wildcards):
     # An experiment that measures time takes every core, so that nothing runs beside it; it computes with its own few.
     experiment = experiment_of(wildcards)
-    return max(experiment.threads, workflow.cores or 1) if experiment.exclusive else experiment.threads
+    if experiment.exclusive and not on_cluster():
+        return max(experiment.threads, workflow.cores or 1)
+    return experiment.threads
+
+
+def slurm_extra(wildcards):
+    # On a cluster the scheduler keeps the node free for it instead.
+    return "--exclusive" if experiment_of(wildcards).exclusive else ""
 
 
 def job_gpus(wildcards):

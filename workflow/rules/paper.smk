@@ -1,6 +1,13 @@
 # The paper: the last node of the graph.
 
 
+localrules:
+    pdf,
+    published,
+    tracked,
+    sync,
+
+
 rule pdf:
     input:
         reports_of,

@@ -1,6 +1,11 @@
 # From records to one tidy table, verdicts, a table and figures per experiment; then the ledger over all of them.
 
 
+localrules:
+    collect,
+    ledger,
+
+
 rule collect:
     input:
         records_of,
@@ -22,6 +27,7 @@ rule collect:
 for e in EXPERIMENTS:
 
     rule:
+        localrule: True
         name:
             f"report_{e.package}_{e.name}"
         input:

@@ -1,6 +1,10 @@
 # Records: the tracking store, tuning trials, and the seeded runs. One job runs all seeds of one method on one dataset.
 
 
+localrules:
+    store,
+
+
 rule store:
     output:
         touch("results/store.ready"),
@@ -26,6 +30,7 @@ rule tune:
         gpu=job_gpus,
         mem_mb=job_memory,
         runtime=job_minutes,
+        slurm_extra=slurm_extra,
     log:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.tuning.log",
     conda:
@@ -50,6 +55,7 @@ rule run:
         gpu=job_gpus,
         mem_mb=job_memory,
         runtime=job_minutes,
+        slurm_extra=slurm_extra,
     log:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.log",
     conda:

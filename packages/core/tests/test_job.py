@@ -147,3 +147,17 @@ def test_overhead_of_a_job_is_small(toy):
     started = time.perf_counter()
     toy.run()
     assert time.perf_counter() - started < 30  # 3.5 s alone on two cores; the bound of 5 s is benchmarked, not tested
+
+
+def test_a_module_that_cannot_be_imported_is_told_in_the_ledger(toy, edit):
+    edit(toy.module, "import numpy as np", "import numpy as np\nimport no_such_library")
+    done = toy.run(check=False)
+    assert done.returncode == 1 and "No module named 'no_such_library'" in done.stderr
+    assert "no_such_library" in json.loads(toy.record(suffix=".failed.json").read_text())["error"]
+
+
+def test_a_gpu_where_there_is_none_is_told_with_what_to_do(toy, edit):
+    edit(toy.config, "seeds: 3", "seeds: 3\ndevice: gpu")
+    done = toy.run(check=False, CUDA_VISIBLE_DEVICES="", TENSORBENCH_GPUS="")
+    assert done.returncode == 1 and "GPU" in done.stderr
+    assert "GPU" in json.loads(toy.record(suffix=".failed.json").read_text())["error"]

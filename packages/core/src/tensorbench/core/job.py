@@ -8,6 +8,7 @@ traceback.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -41,6 +42,14 @@ _THREAD_VARIABLES = (
 
 class RunFailed(RuntimeError):
     """A run raised; the message is the short form of its error."""
+
+
+class JobNotStarted(RuntimeError):
+    """No run began: no GPU could be had, or the experiment's module cannot be imported."""
+
+    def __init__(self, experiment: Experiment, dataset: str, method: str, root: Path, reason: str) -> None:
+        super().__init__(f"{experiment.key} · {dataset} · {method}: {reason}")
+        self.note = Paths(root, experiment.scale).job(experiment.key, dataset, method, ".failed.json")
 
 
 @dataclass
@@ -105,6 +114,7 @@ class Job:
         )
         run.sink = live.log
         _seed_everything(seed)
+        gc.collect()  # what an earlier seed left would count as this one's memory
         started = time.perf_counter()
         try:
             self.module.run(run)
@@ -215,13 +225,14 @@ class Job:
         )
         return output
 
-    def note_failure(self, error: BaseException) -> None:
-        """Say why there is no record, for the ledger; never raises."""
-        note = {"error": str(error), "when": provenance.now(), "traceback": traceback.format_exc(limit=20)}
-        try:
-            record.write_text(self.path(".failed.json"), json.dumps(note, indent=2) + "\n")
-        except record.RecordError as second:
-            log.error("%s", second)
+
+def note_failure(path: Path, error: BaseException) -> None:
+    """Say at ``path`` why there is no record, for the ledger; never raises."""
+    note = {"error": str(error), "when": provenance.now(), "traceback": traceback.format_exc(limit=20)}
+    try:
+        record.write_text(path, json.dumps(note, indent=2) + "\n")
+    except record.RecordError as second:
+        log.error("%s", second)
 
 
 def _tags(result: record.Record) -> dict[str, str]:
@@ -310,8 +321,15 @@ def open_job(
     if experiment.device == "gpu":
         from tensorbench.core.devices import lease
 
-        stack.enter_context(lease())
-    module = _import_module(experiment, root)
+        try:
+            stack.enter_context(lease())
+        except (ValueError, TimeoutError) as error:
+            raise JobNotStarted(experiment, dataset, method, root, str(error)) from error
+    try:
+        module = _import_module(experiment, root)
+    except Exception as error:
+        reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
+        raise JobNotStarted(experiment, dataset, method, root, reason) from error
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     return Job(experiment, dataset, method, root, module, threads)
@@ -340,18 +358,14 @@ def main(argv: list[str] | None = None) -> int:
         except ConfigError as error:
             log.error("%s", error)
             return 2
-        except Exception as error:
-            log.error(
-                "%s: the experiment's module cannot be imported: %s\n%s",
-                arguments.experiment,
-                error,
-                traceback.format_exc(),
-            )
+        except JobNotStarted as error:
+            log.error("%s\n%s", error, "".join(traceback.format_exception(error.__cause__)))
+            note_failure(error.note, error)
             return 1
         try:
             written = job.tune() if arguments.tune else job.run_seeds()
         except (RunFailed, record.RecordError, ConfigError) as error:
-            job.note_failure(error)
+            note_failure(job.path(".failed.json"), error)
             cause = (
                 f"\n{''.join(traceback.format_exception(error.__cause__))}"
                 if isinstance(error, RunFailed) and error.__cause__

@@ -49,7 +49,7 @@ def report_experiment(experiment: Experiment, root: Path, *, strict: bool = Fals
     paths = Paths(root, experiment.scale)
     frame = records.load(paths.collected(experiment.key))
     module = _import_module(experiment, root)
-    set_method_looks(root, experiment.scale)
+    set_looks(root, experiment.scale)
     _decide(experiment, frame, paths, module)
     _table(experiment, frame, paths)
     _figures(experiment, frame, paths, module, strict)
@@ -132,12 +132,14 @@ def _figures(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: 
         raise ReportError(f"{experiment.key}: {problem}") from problem
 
 
-def set_method_looks(root: Path, scale: str) -> None:
-    """One colour per method across the paper: told from every config, whichever experiment is being drawn."""
+def set_looks(root: Path, scale: str) -> None:
+    """One colour per method and one label per name across the paper, whichever experiment is being drawn."""
     from tensorbench.core import plotting
 
     workspace = load(root, scale)
     plotting.set_methods({e.key: list(e.methods) for e in workspace.experiments.values()})
+    for experiment in workspace.experiments.values():
+        plotting.set_labels(experiment.labels)
 
 
 def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:

@@ -120,6 +120,8 @@ class Run:
 
         with measure() as measured:
             yield
+        if not math.isnan(measured.device_peak_mib):
+            self.log(**{f"{name}_device_peak_mib": measured.device_peak_mib})
         self.log(
             **{
                 f"{name}_seconds": measured.seconds,

@@ -75,6 +75,7 @@ def report_hash(experiment: Experiment) -> str:
         experiment.question,
         experiment.table,
         experiment.figures,
+        experiment.labels,
         experiment.metrics,
         [claim.model_dump(mode="json") for claim in experiment.claims],
         list(experiment.datasets),

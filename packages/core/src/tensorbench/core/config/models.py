@@ -69,6 +69,7 @@ class ExperimentModel(Strict):
     tuning: Tuning | None = None
     table: list[Name] = []
     figures: dict[Name, str] = {}
+    labels: dict[Name, str] = {}  # how figures and tables write the names of methods, datasets and metrics
     scales: dict[Name, Override] = {}
     claims: list[Claim] = []
 

@@ -59,6 +59,7 @@ class Experiment:
     tuning: Tuning | None
     table: list[str]
     figures: dict[str, str]
+    labels: dict[str, str]
     claims: list[Claim]
 
     @property
@@ -250,6 +251,8 @@ class _Checker:
             self._known("scales", "scale", [scale], self.scales)
             self._known(f"scales.{scale}.datasets", "dataset", override.datasets or [], model.datasets)
             self._known(f"scales.{scale}.methods", "method", override.methods or [], model.methods)
+        named = {*model.datasets, *model.methods, *model.metrics}
+        self._known("labels", "method, dataset or metric", model.labels, named)
         functions = self._check_module(module_path(root, self.file.parent.name, self.file.stem))
         for index, claim in enumerate(model.claims):
             where = f"claims[{index}] ({claim.id})"
@@ -360,5 +363,6 @@ def resolve(
         tuning=tuning,
         table=list(model.table),
         figures=dict(model.figures),
+        labels=dict(model.labels),
         claims=list(model.claims),
     )
