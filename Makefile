@@ -25,7 +25,7 @@ paper: setup     ## run everything at SCALE=desk (or smoke, full) on JOBS cores,
 	$(BIN)/snakemake paper --cores $(JOBS) --config scale=$(SCALE)
 
 test: setup      ## the whole test suite, in parallel
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(if $(filter all,$(JOBS)),auto,$(JOBS))
+	$(ONE_THREAD) $(BIN)/python -m pytest --dist loadgroup -n $(if $(filter all,$(JOBS)),auto,$(JOBS))
 
 lint: setup      ## ruff, mypy, snakemake --lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy packages/core/src && $(BIN)/snakemake --lint

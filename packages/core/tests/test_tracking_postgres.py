@@ -44,7 +44,11 @@ def missing() -> str | None:
     return None
 
 
-pytestmark = [pytest.mark.postgres, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.xdist_group("postgres"),
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
 
 
 def free_port() -> int:

@@ -176,6 +176,9 @@ class Job:
         tuning = experiment.tuning
         assert tuning is not None and method.search is not None
         folder = self.path(".trials")
+        for old in folder.glob("*.parquet"):
+            if not old.name.startswith(f"{self.config_hash}-"):
+                old.unlink()  # trials of another config
         sign = -1.0 if experiment.metrics[tuning.metric] == "maximize" else 1.0
         losses: dict[int, float] = {}
         errors: list[str] = []
