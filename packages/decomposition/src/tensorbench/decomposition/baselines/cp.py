@@ -126,13 +126,13 @@ def nonlinear_least_squares(
     *,
     seed: int = 0,
     symvec: Sequence[int] | None = None,
-    evaluations: int = 60,
+    evaluations: int = 100,
     start: Sequence[Float[np.ndarray, "_ r"]] | None = None,
 ) -> CP:
     """CP by `scipy.optimize.least_squares` (trust region, exact dense Jacobian), one factor per symmetry group.
 
-    The start is random Gaussian unless `start` gives factors. Even-order symmetric tensors need signed weights, so the
-    weights are variables too. Memory is entries x parameters: small tensors only.
+    The start is random Gaussian unless `start` gives factors, with the best weights for it. Even orders need
+    signed weights, so the weights are variables too. Memory is entries x parameters: small tensors only.
     """
     from scipy.optimize import least_squares
 
@@ -142,7 +142,6 @@ def nonlinear_least_squares(
     rng = np.random.default_rng(seed)
     factors = [rng.standard_normal((d, rank)) / np.sqrt(d) for d in dims] if start is None else list(start)
     stops = np.cumsum([rank, *(d * rank for d in dims)])
-    letters = "abcdefghijklmnop"[: tensor.ndim]
 
     def unpack(z: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         return z[:rank], [z[lo:hi].reshape(d, rank) for lo, hi, d in zip(stops[:-1], stops[1:], dims, strict=True)]
@@ -171,14 +170,15 @@ def nonlinear_least_squares(
                 view[i, ..., i * rank : (i + 1) * rank] += others
         return out.reshape(-1, len(z))
 
-    assert len(letters) == tensor.ndim
-    z0 = np.concatenate([np.full(rank, np.linalg.norm(tensor) / np.sqrt(rank)), *(f.reshape(-1) for f in factors)])
+    columns = model(np.ones(rank), [factors[g] for g in symvec])
+    best_weights = np.linalg.lstsq(columns, tensor.reshape(-1), rcond=None)[0]  # signs included
+    z0 = np.concatenate([best_weights, *(f.reshape(-1) for f in factors)])
     solution = least_squares(
         residual,
         z0,
         jac=jacobian,
         method="trf",
-        tr_solver="lsmr",
+        tr_solver="exact",
         max_nfev=evaluations,
         xtol=1e-15,
         ftol=1e-15,

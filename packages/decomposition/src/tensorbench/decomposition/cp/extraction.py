@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -37,7 +37,6 @@ class Stats:
     average_iterations: float = 0.0
     restarts: int = 0
     starts: int = 0
-    objectives: list[float] = field(default_factory=list)  # f of each accepted component
 
     @property
     def total_seconds(self) -> float:
@@ -158,9 +157,7 @@ def extract(
         taken, new_weights, U, V, C = _remove(
             left, U, right, V, C, vectors, 1.0 if forced else options.ftol, exact_weights
         )
-        if (
-            not taken and not forced
-        ):  # cannot be: the first candidate meets the tolerance that picked it, up to rounding
+        if not taken and not forced:  # the best candidate met the tolerance that picked it only up to rounding
             taken, new_weights, U, V, C = _remove(left, U, right, V, C, _columns(vectors, [0]), 1.0, exact_weights)
         for group, x in vectors.items():
             found.setdefault(group, []).extend(x[:, taken].T)
@@ -173,8 +170,8 @@ def extract(
 
 
 def _acceptable(f: np.ndarray, converged: np.ndarray, ftol: float) -> np.ndarray:
-    """Which candidates to take: those with 1 - f < ftol, converged ones alone if there are any, and if the best is exact
-    only those that are as well (near the largest rank there are spurious maxima with f close to 1)."""
+    """Which candidates to take: those with 1 - f < ftol; converged ones alone if there are any; and if the best is
+    exact, only exact ones (near the largest rank there are spurious maxima with f close to 1)."""
     good = f > 1 - ftol
     if (good & converged).any():
         good &= converged

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import eigh
 
 from tensorbench.decomposition.cp.power import Side
 from tensorbench.decomposition.cp.symmetric import symmetric_indices
@@ -180,6 +181,27 @@ def select_rank(
         return int(rule(sv))
     total = float(np.sum(sv))
     return int(np.sum(sv > rule * float(np.sum(sv**2)) / total)) if total > 0 else 0
+
+
+def leading_svd(
+    matrix: Float[np.ndarray, "rows cols"], rank: int
+) -> tuple[Float[np.ndarray, "rows r"], Float[np.ndarray, " r"], Float[np.ndarray, "cols r"]]:
+    """The `rank` leading singular triples.
+
+    For a rank below a quarter of the short side: leading eigenvectors of the Gram matrix of that side, then one
+    product with M and an SVD of the small matrix that is left, which undoes the squaring of the condition number.
+    """
+    rows, cols = matrix.shape
+    if rows < cols:
+        v, s, u = leading_svd(matrix.T, rank)
+        return u, s, v
+    if 4 * rank >= cols:
+        u, s, v = thin_svd(matrix)
+        return u[:, :rank], s[:rank], v[:, :rank]
+    _, v = eigh(matrix.T @ matrix, subset_by_index=[cols - rank, cols - 1])
+    q = np.linalg.qr(matrix @ v)[0]
+    u, s, vt = np.linalg.svd(q.T @ matrix, full_matrices=False)
+    return q @ u, s, vt.T
 
 
 def thin_svd(

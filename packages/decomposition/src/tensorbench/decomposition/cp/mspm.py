@@ -26,6 +26,7 @@ from tensorbench.decomposition.cp.flattening import (
     best_flattenings,
     check_flattenings,
     flatten,
+    leading_svd,
     max_rank,
     parse_symmetries,
     select_rank,
@@ -110,7 +111,8 @@ def mspm(
     stats = Stats()
 
     left, right = sides(dims, mult, chosen[0])
-    U, values, V = thin_svd(flatten(array, groups, chosen[0]))
+    matrix = flatten(array, groups, chosen[0])
+    U, values, V = thin_svd(matrix) if rank is None else leading_svd(matrix, rank)
     if rank is None:
         selected = select_rank(values, ranksel)
         if isinstance(selected, np.ndarray):
@@ -128,8 +130,8 @@ def mspm(
     more: list[Basis] = []
     if len(chosen) == 2:
         left2, right2 = sides(dims, mult, chosen[1])
-        U2, _, V2 = thin_svd(flatten(array, groups, chosen[1]))
-        more = [(left2, U2[:, :rank]), (right2, V2[:, :rank])]
+        U2, _, V2 = leading_svd(flatten(array, groups, chosen[1]), rank)
+        more = [(left2, U2), (right2, V2)]
     stats.extract_seconds = time.perf_counter() - clock
 
     def complete(vectors: dict[int, np.ndarray], U: np.ndarray, V: np.ndarray) -> dict[int, np.ndarray]:

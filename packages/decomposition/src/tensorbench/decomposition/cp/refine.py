@@ -17,6 +17,8 @@ from jaxtyping import Float
 
 from tensorbench.decomposition.cp.inputs import check_tensor
 
+_ROUNDING = 1e-28  # squared relative error that no step can improve
+
 
 @dataclass(frozen=True)
 class Refined:
@@ -82,7 +84,7 @@ def cp_refine(
 
     error, products = evaluate(current)
     history = [float(np.sqrt(max(error, 0.0)))]
-    for _ in range(steps):
+    for _ in range(steps if error > _ROUNDING else 0):
         gradient, normal = _normal_equations(current, symvec, sign, products)
         improved = False
         level = damping

@@ -70,6 +70,7 @@ def spm(
     adaptive: bool = True,
     symmetrize_input: bool = False,
     symmetry_tol: float = 1e-6,
+    strict_bound: bool = True,
     batch: int = 128,
     generator: np.random.Generator | int | None = None,
 ) -> SPMResult:
@@ -77,7 +78,8 @@ def spm(
 
     `rank` None: counted from the eigenvalues of the flattening by `ranksel` (see `select_rank`). A component counts as
     found when 1 - f < `ftol`; if no start of a batch gets there, the best of at least `ntries` is taken. Starts with
-    f < `restol` (default 0.01 / sqrt(d)) are redrawn. Up to `batch` starts run side by side. Even order: weights keep
+    f < `restol` (default 0.01 / sqrt(d)) are redrawn. Up to `batch` starts run side by side. `strict_bound=False`
+    allows ranks above `rank_bound`, where the theory gives no promise. Even order: weights keep
     their signs and each column's largest entry is positive; odd order: weights are positive.
 
     ValueError: order < 3, d = 1, modes of different size, complex or non-finite entries, relative asymmetry above
@@ -97,6 +99,10 @@ def spm(
             "to average over permutations, or use mspm for partial symmetry"
         )
     bound = rank_bound(dim, order)
+    half = (order + 1) // 2
+    left, right = Side((0,), (dim,), (half,)), Side((0,), (dim,), (order - half,))
+    if not strict_bound:
+        bound = min(left.size, right.size)
     if rank is not None and not 1 <= rank <= bound:
         raise ValueError(f"rank {rank} is outside 1..{bound}, what order {order} and dimension {dim} allow")
     options = Options(
@@ -105,8 +111,6 @@ def spm(
     options.check()
     stats = Stats()
 
-    half = (order + 1) // 2
-    left, right = Side((0,), (dim,), (half,)), Side((0,), (dim,), (order - half,))
     matrix = flatten(array, (tuple(range(order)),), (half,))
     if order % 2 == 0:
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)

@@ -109,6 +109,40 @@ def planted_cp(
     return Planted(tensor, clean, lam, factors, symvec)
 
 
+@dataset(title="Families of planted CP tensors", source="generated here", licence="Apache-2.0", generated=True)
+def planted_family(*, seed: int, cases: dict[str, dict], noise: float = 0.0) -> dict[str, Planted]:
+    """One `planted_cp` per case, with the case's parameters and the common relative noise. A case
+    `{mixture: true, ...}` is a `mixture_moment` with its own sampling error instead."""
+    if not cases:
+        raise ValueError("a family needs at least one case: a name and the parameters of planted_cp")
+    out = {}
+    for name, params in cases.items():
+        rest = {key: value for key, value in params.items() if key != "mixture"}
+        mixture = params.get("mixture", False)
+        out[name] = mixture_moment(seed=seed, **rest) if mixture else planted_cp(seed=seed, noise=noise, **rest)
+    return out
+
+
+@dataset(
+    title="Kinetic fluorescence and responses to IL-2",
+    source="Nikolajsen et al. (2003), Orcutt-Jahns et al. (2021), as in tensorly",
+    licence="free for public use and MIT, see the sources",
+    library="tensorly",
+)
+def kinetic_and_il2(*, seed: int) -> dict[str, np.ndarray]:
+    """Two measured order-4 tensors, 64 x 12 x 10 x 60 and 13 x 4 x 12 x 8. Missing cells of the second (3.8 %) take the
+    mean over its first mode (the mean of the tensor where the whole fibre is missing)."""
+    from tensorly.datasets import load_IL2data, load_kinetic
+
+    out = {}
+    for name, load in (("kinetic", load_kinetic), ("il2", load_IL2data)):
+        tensor = np.asarray(load().tensor, dtype=np.float64)
+        count = np.sum(np.isfinite(tensor), axis=0)
+        mean = np.where(count > 0, np.nansum(tensor, axis=0) / np.maximum(count, 1), np.nanmean(tensor))
+        out[name] = np.where(np.isfinite(tensor), tensor, mean)
+    return out
+
+
 @dataset(title="Moment tensor of a mixture", source="generated here", licence="Apache-2.0", generated=True, cache=False)
 def mixture_moment(
     *, seed: int, dim: int = 12, components: int = 8, samples: int = 20_000, sigma: float = 0.05
