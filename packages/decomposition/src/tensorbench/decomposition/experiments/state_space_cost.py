@@ -66,6 +66,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, ax = plotting.figure(columns=1, height=6.0)
     plotting.series(ax, history, "states", "epoch_seconds", log="xy")
     if len(history):
+        plotting.log_axis(ax, "x", ticks=sorted(history["states"].unique()))
         ours = history[history["method"] == "funbat_cp"]
         if len(ours):
             first = ours[ours["states"] == ours["states"].min()]["epoch_seconds"].mean()
