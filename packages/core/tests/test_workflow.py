@@ -30,6 +30,8 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
     for suffix in (".csv", ".md", ".tex"):
         assert (toy.root / "paper" / "tables" / "desk" / "toy" / f"line{suffix}").stat().st_size > 0
     assert "Nothing to be done" in planned(toy)
+    toy.snakemake("--report", "report.html")
+    assert "Fitting a line" in (toy.root / "report.html").read_text(errors="replace")
     # A changed title redoes the report, not the runs; a changed parameter redoes the jobs that it concerns.
     edit(toy.config, "Fitting a line", "Fitting lines")
     plan = planned(toy)
