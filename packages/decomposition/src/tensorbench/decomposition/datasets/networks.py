@@ -108,7 +108,7 @@ def lattice_target(
     columns: int = 2,
     size: int = 4,
     low: int = 2,
-    high: int = 4,
+    high: int = 3,
     instance: int = 0,
     max_rank: int = 6,
     lam: float = 200.0,

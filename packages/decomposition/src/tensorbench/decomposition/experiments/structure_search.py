@@ -20,6 +20,7 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.datasets.networks import SearchProblem
+from tensorbench.decomposition.network import ring_order
 from tensorbench.decomposition.structure.greedy_rank import Greedy
 from tensorbench.decomposition.structure.landscape import QuadraticLandscape
 from tensorbench.decomposition.structure.objective import FunctionObjective, StructureObjective
@@ -156,7 +157,12 @@ def _draw_searches(records: pd.DataFrame) -> Figure:
             ax.plot([stop], [end], color=look["color"], marker="|", markersize=11, linestyle="none")
         if "eff" in here and here["eff"].notna().any():
             first = here[here["eff"].notna()].iloc[0]
-            plotting.reference(ax, y=float(first["eff"] * first["compression"]), text="planted")
+            plotting.reference(ax, y=float(first["eff"] * first["compression"]))
+        if len(part):  # the first few draws say nothing about the methods
+            least = part["value"].min()
+            ax.set_xlim(left=4)
+            plotting.log_axis(ax, "y", ticks=[0.2, 0.5, 1, 2, 5, 10])
+            ax.set_ylim(0.85 * least, min(40 * least, 1.1 * part["value"].max()))
         ax.set(title=plotting.label(name), xlabel="evaluations", ylabel="best objective")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -166,12 +172,14 @@ def _draw_searches(records: pd.DataFrame) -> Figure:
     return fig
 
 
-def _draw_graph(ax, adjacency: np.ndarray, title: str) -> None:
+def _draw_graph(ax, adjacency: np.ndarray, title: str, circle: list[int]) -> None:
+    """Modes on a circle in the given order (that of the planted ring), bond ranks as widths and numbers."""
     order = len(adjacency)
     graph = nx.Graph()
     graph.add_nodes_from(range(order))
     edges = [(i, j) for i in range(order) for j in range(i + 1, order) if adjacency[i, j] > 1]
-    place = nx.circular_layout(graph)
+    angles = {mode: 2 * np.pi * k / order for k, mode in enumerate(circle)}
+    place = {mode: np.array([np.cos(angle), np.sin(angle)]) for mode, angle in angles.items()}
     ranks = [adjacency[e] for e in edges]
     circles = {"node_size": 110, "node_color": "#dddddd", "edgecolors": "#444444", "linewidths": 0.7}
     nx.draw_networkx_nodes(graph, place, ax=ax, **circles)
@@ -204,9 +212,10 @@ def _draw_graphs(records: pd.DataFrame) -> Figure:
     for at, (_, row) in enumerate(graphs.iterrows(), start=1):
         with np.load(row["path"]) as stored:
             found, truth = stored["found"], stored["truth"]
+        circle = list(ring_order(truth))
         if at == 1:
-            _draw_graph(axes.flat[0], truth, f"planted ({_params(truth)} parameters)")
-        _draw_graph(axes.flat[at], found, f"{plotting.label(row['method'])} ({_params(found)})")
+            _draw_graph(axes.flat[0], truth, f"planted ({_params(truth)} parameters)", circle)
+        _draw_graph(axes.flat[at], found, f"{plotting.label(row['method'])} ({_params(found)})", circle)
     for ax in axes.flat[panels:]:
         ax.set_visible(False)
     return fig
@@ -226,9 +235,7 @@ def _draw_slices(records: pd.DataFrame) -> Figure:
         measured, guessed, ranks = arrays["measured"], arrays["guessed"], arrays["ranks"]
     cols = min(3, len(measured))
     rows = -(-len(measured) // cols)
-    fig, axes = plotting.figure(
-        columns=2, rows=rows, cols=cols, height=4.2 * rows + 1.0, squeeze=False, sharex=True, sharey=True
-    )
+    fig, axes = plotting.figure(columns=2, rows=rows, cols=cols, height=4.2 * rows + 1.0, squeeze=False, sharey=True)
     floor = 1e-9
     at = np.arange(1, measured.shape[1] + 1)
     for edge, ax in enumerate(axes.flat[: len(measured)]):
@@ -236,9 +243,7 @@ def _draw_slices(records: pd.DataFrame) -> Figure:
         ax.plot(at, np.maximum(guessed[edge], floor), color="#cc6677", marker="x", linestyle=":", label="interpolated")
         ax.set_yscale("log")
         plotting.reference(ax, x=float(ranks[edge]), text="planted")
-        ax.set(title=f"rank variable {edge + 1}")
-    for ax in axes[-1]:
-        ax.set_xlabel("rank")
+        ax.set(title=f"rank variable {edge + 1}", xlabel="rank", xticks=at)
     for ax in axes[:, 0]:
         ax.set_ylabel("relative squared error")
     for ax in axes.flat[len(measured) :]:
