@@ -6,6 +6,8 @@ import numpy as np
 import opt_einsum
 import pytest
 import tensorly as tl
+from tensorly.decomposition import tensor_train
+
 from tensorbench.decomposition.network import (
     TensorNetwork,
     als,
@@ -20,7 +22,6 @@ from tensorbench.decomposition.network import (
 )
 from tensorbench.decomposition.network.adam import fit_adam
 from tensorbench.decomposition.network.alternating import _key
-from tensorly.decomposition import tensor_train
 
 
 def ring_ranks(ranks, dims):
