@@ -2,8 +2,8 @@
 
 The cases of a planted family are the steps of the history. Each gives ``relative_error`` (to the tensor at hand),
 ``clean_error`` (to its noiseless part), ``score`` (factor match score), ``rank_correct`` where the solver was left to
-find the rank, and ``seconds``; the final values are means. On measured tensors every solver is asked for ranks 2 to 5,
-the steps. ``applies`` is the share of the cases that a solver takes (order, symmetry, size).
+find the rank, and ``solve_seconds``; the final values are means. On measured tensors every solver is asked for ranks
+2 to 5, the steps. ``applies`` is the share of the cases that a solver takes (order, symmetry, size).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _planted(run: Run, cases: dict[str, Planted], fit: Callable, options: dict) 
             "relative_error": _distance(full, data.tensor),
             "clean_error": _distance(full, data.clean),
             "score": factor_match_score([data.factors[g] for g in data.symvec], [f.numpy() for f in model.factors]),
-            "seconds": seconds,
+            "solve_seconds": seconds,
         }
         if rank is None:
             row["rank_correct"] = float(model.rank == data.rank)
@@ -176,7 +176,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _tradeoff(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=2, height=8.6)
-    error, seconds = rec.history(records, "relative_error"), rec.history(records, "seconds")
+    error, seconds = rec.history(records, "relative_error"), rec.history(records, "solve_seconds")
     keys = ["dataset", "method", "seed", "step"]
     both = error.merge(seconds, on=keys, suffixes=("", "_seconds")) if len(error) and len(seconds) else error
     for ax, noisy in zip(axes, (False, True), strict=True):

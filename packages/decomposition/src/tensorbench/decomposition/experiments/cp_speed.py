@@ -71,7 +71,7 @@ def _against_als(run: Run, fit: Callable, tensor: dict, rivals: dict[str, dict])
     ours = statistics.median(times)
     error = _distance(full, data.tensor)
     reference = [data.factors[g] for g in data.symvec]
-    run.log(seconds=ours, relative_error=error, score=factor_match_score(reference, factors))
+    run.log(solve_seconds=ours, relative_error=error, score=factor_match_score(reference, factors))
     als = {}
     for name, options in rivals.items():
         seconds, model = _timed(lambda options=options: tensorly_als(data.tensor, data.rank, seed=run.seed, **options))
@@ -119,36 +119,27 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 
 def _rivals(records: pd.DataFrame) -> Figure:
-    fig, ax = plotting.figure(height=6.5)
     shown = records[records["als_seconds"].notna()] if "als_seconds" in records else records.iloc[:0]
     if shown.empty:
+        fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    for method, rows in shown.groupby("method", sort=False):
-        look = plotting.style(method)
-        where = {"linestyle": "none", "marker": look["marker"]}
-        ax.plot(
-            rows["seconds"],
-            np.maximum(rows["relative_error"], 1e-16),
-            color=look["color"],
-            label=look["label"],
-            **where,
-        )
-        for name, fill in (("als_svd", "none"), ("als_random", "#BBBBBB")):
-            if f"{name}_seconds" not in rows:
+    methods = list(dict.fromkeys(shown["method"]))
+    fig, axes = plotting.figure(columns=2, cols=len(methods), height=6.8, squeeze=False)
+    for ax, method in zip(axes.flat, methods, strict=True):
+        rows = shown[shown["method"] == method]
+        points = {method: ("solve_seconds", "relative_error")}
+        points |= {name: (f"{name}_seconds", f"{name}_error") for name in ("als_svd", "als_random")}
+        for name, (x, y) in points.items():
+            if x not in rows or rows[x].isna().all():
                 continue
-            text = f"ALS ({name[4:]}) on the tensor of {look['label']}"
-            ax.plot(
-                rows[f"{name}_seconds"],
-                rows[f"{name}_error"],
-                color="#444444",
-                markerfacecolor=fill,
-                label=text,
-                **where,
-            )
-    plotting.log_axis(ax, "xy")
-    ax.set(xlabel="time to fit (s)", ylabel="relative error")
-    plotting.legend(fig, ncols=1)
+            look = plotting.style(name) | {"linestyle": "none"}
+            ax.plot(rows[x], np.maximum(rows[y].astype(float), 1e-16), markersize=5, alpha=0.8, **look)
+        plotting.log_axis(ax, "xy")
+        ax.margins(0.15)
+        title = "exact symmetric tensor" if method == "spm" else "partially symmetric tensor, 1 % noise"
+        ax.set(title=title, xlabel="time to fit (s)", ylabel="relative error")
+    plotting.legend(fig)
     return fig
 
 
@@ -166,9 +157,9 @@ def _growth(records: pd.DataFrame) -> Figure:
         plotting.log_axis(ax, "x", ticks=sorted(history["step"].unique()))
         exponents = pd.to_numeric(records[f"{name}_exponent"], errors="coerce").dropna()
         ax.set(title=TITLES[name], xlabel="rank" if name == "rank" else "dimension d", ylabel="time (s)")
-        ax.text(0.05, 0.92, f"exponent {exponents.mean():.1f}", transform=ax.transAxes, fontsize=7.5, va="top")
+        ax.text(0.95, 0.06, f"exponent {exponents.mean():.1f}", transform=ax.transAxes, fontsize=7.5, ha="right")
     plotting.legend(fig)
     return fig
 
 
-TITLES = {"order3": "order 3, r = d", "order4": "order 4, r = ⌊d²/3⌋", "rank": "100 × 100 × 50"}
+TITLES = {"order3": "order 3, r = d", "order4": "order 4, r = ⌊d²/3⌋", "rank": "partially symmetric, order 3"}
