@@ -207,7 +207,7 @@ def psvt_power(
 
 
 def psvt_residual(
-    V: Float[np.ndarray, "size k"], dims: Sequence[int], mult: Sequence[int], xs: Sequence[Float[np.ndarray, "d batch"]]
+    V: Float[np.ndarray, "size k"], dims: Sequence[int], mult: Sequence[int], xs: Sequence[Float[np.ndarray, "_ batch"]]
 ) -> Float[np.ndarray, " batch"]:
     """How far xs is from a singular vector tuple: max over blocks of |y_i - f x_i| (0 at critical points of f)."""
     side = Side(tuple(range(len(dims))), tuple(dims), tuple(mult))
