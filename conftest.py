@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
 
 def _modules() -> list[str]:
-    """Every module of the packages but core, and but those that numba compiles (it cannot compile a checked function)."""
+    """Every module of the packages but core's and those that numba compiles (it cannot compile a checked function)."""
     found = []
     for source in sorted(Path(__file__).parent.glob("packages/*/src")):
         for path in sorted(source.rglob("*.py")):

@@ -12,6 +12,7 @@ import types
 
 import numpy as np
 import pandas as pd
+
 from tensorbench.core.claims import Claim
 from tensorbench.core.claims.decide import decide, ledger
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 from scipy import stats
+
 from tensorbench.core.claims import Claim
 from tensorbench.core.claims.decide import COLUMNS, decide, ledger
 

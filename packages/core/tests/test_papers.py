@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tensorbench.core.papers import Paper, latex, load_papers, name_parts, to_bibtex, to_hayagriva
 
 ROOT = Path(__file__).resolve().parents[3]

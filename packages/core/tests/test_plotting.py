@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+
 from tensorbench.core import plotting
 from tensorbench.core.plotting import looks
 from tensorbench.core.record import RecordError

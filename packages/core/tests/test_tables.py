@@ -7,6 +7,7 @@ import math
 
 import pandas as pd
 import pytest
+
 from tensorbench.core import tables
 from tensorbench.core.claims.decide import ledger
 from tensorbench.core.claims.models import Verdict

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorly as tl
 import torch
+
 from tensorbench.decomposition import formats
 from tensorbench.decomposition.formats import CP, TR, TT, Tucker
 

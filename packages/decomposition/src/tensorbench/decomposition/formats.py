@@ -24,8 +24,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from jaxtyping import Float
-from tensorbench.core.errors import unknown
 from torch import Tensor
+
+from tensorbench.core.errors import unknown
 
 ArrayLike = Any  # torch tensor, NumPy array or nested list of numbers
 

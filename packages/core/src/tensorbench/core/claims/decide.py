@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from tensorbench.core.claims import gather
 from tensorbench.core.claims.gather import NotMeasured, Runs
 from tensorbench.core.claims.models import Claim, Custom, Difference, Holds, Ratio, Slope, Value, Verdict, VerdictName

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from tensorbench.core.claims.models import Claim, Holds, Slope, Stepped
 from tensorbench.core.errors import unknown
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+
 from tensorbench.core import record
 
 COLUMN_CM = 8.0  # the paper's text is 16 cm wide: one column is a figure that shares a line with another

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+
 from tensorbench.core.claims.statistics import mean_interval
 from tensorbench.core.errors import unknown
 from tensorbench.core.plotting.canvas import empty, log_axis

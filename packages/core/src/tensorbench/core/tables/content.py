@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from tensorbench.core.claims.statistics import mean_interval
 from tensorbench.core.plotting.labels import label
 from tensorbench.core.tables.numbers import number

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+
 from tensorbench.core import record
 from tensorbench.core.tables.content import Cell, Table, ledger_table, plain_table
 from tensorbench.core.tables.numbers import to_markdown, to_tex

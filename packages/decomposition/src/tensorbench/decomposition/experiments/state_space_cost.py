@@ -34,8 +34,10 @@ def funbat_cp(data: Scattered, epochs: int, **params) -> np.ndarray:
 
 
 def exact_gp(data: Scattered, epochs: int, lengthscale: float, **_) -> np.ndarray:
-    """Wall and CPU seconds of the same smoothing by dense regression (scikit-learn): mean and standard deviation of one function per
-    mode at all its distinct indices, given one pseudo-observation at each."""
+    """Wall and CPU seconds of the same smoothing by dense regression (scikit-learn).
+
+    Mean and standard deviation of one function per mode at all its distinct indices, given one pseudo-observation at each.
+    """
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import Matern
 
