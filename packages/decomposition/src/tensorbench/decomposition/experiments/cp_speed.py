@@ -135,7 +135,8 @@ def _rivals(records: pd.DataFrame) -> Figure:
                 continue
             look = plotting.style(name) | {"linestyle": "none"}
             ax.plot(rows[x], np.maximum(rows[y].astype(float), 1e-16), markersize=5, alpha=0.8, **look)
-        plotting.log_axis(ax, "xy")
+        plotting.log_axis(ax, "y")
+        plotting.log_axis(ax, "x", ticks=[0.001, 0.01, 0.1, 1, 10, 100])
         ax.margins(0.15)
         title = "exact symmetric tensor" if method == "spm" else "partially symmetric tensor, 1 % noise"
         ax.set(title=title, xlabel="time to fit (s)", ylabel="relative error")
