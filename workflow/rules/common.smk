@@ -50,6 +50,10 @@ def on_cluster():
     return workflow.nodes is not None
 
 
+def tuning_hash(wildcards):
+    return experiment_of(wildcards).tuning_hash(wildcards.dataset, wildcards.method)
+
+
 def job_threads(wildcards):
     # An experiment that measures time takes every core, so that nothing runs beside it; it computes with its own few.
     experiment = experiment_of(wildcards)

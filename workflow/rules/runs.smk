@@ -24,7 +24,7 @@ rule tune:
     output:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.tuned.json",
     params:
-        config=job_hash,
+        config=tuning_hash,
     threads: job_threads
     resources:
         gpu=job_gpus,

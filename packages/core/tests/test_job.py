@@ -161,3 +161,22 @@ def test_a_gpu_where_there_is_none_is_told_with_what_to_do(toy, edit):
     done = toy.run(check=False, CUDA_VISIBLE_DEVICES="", TENSORBENCH_GPUS="")
     assert done.returncode == 1 and "GPU" in done.stderr
     assert "GPU" in json.loads(toy.record(suffix=".failed.json").read_text())["error"]
+
+
+def test_every_library_computes_on_the_stated_threads(toy, edit):
+    edit(
+        toy.module, "import os, time", "import os, time, scipy.linalg, torch\nfrom threadpoolctl import threadpool_info"
+    )
+    counts = "pools=max(i['num_threads'] for i in threadpool_info()), torch=torch.get_num_threads()"
+    edit(toy.module, "run.log(valid_rmse", f"run.log({counts})\n    run.log(valid_rmse")
+    toy.run(OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
+    metrics = record.read_rows(toy.record())[0]["metrics"]
+    assert (metrics["pools"], metrics["torch"]) == (1, 1)
+
+
+def test_an_outcome_of_another_tuning_is_refused(toy, edit):
+    toy.run("least_squares", "--tune")
+    edit(toy.config, "seeds: 3", "seeds: 2")  # more or fewer seeds leave the tuning as it is
+    toy.run("least_squares")
+    edit(toy.config, "ridge: [0.0, 10.0]", "ridge: [1.0, 10.0]")
+    assert "is the outcome of another config; tune again" in toy.run("least_squares", check=False).stderr

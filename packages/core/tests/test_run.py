@@ -51,6 +51,12 @@ def test_the_same_seed_gives_the_same_draws(run):
     assert np.array_equal(run.rng.random(3), np.random.default_rng(3).random(3))
 
 
+@pytest.mark.parametrize("name", ["seed", "trial", "dataset.x"])
+def test_a_metric_may_not_pass_for_who_a_run_is(run, name):
+    with pytest.raises(ValueError, match="no metric; call it something else"):
+        run.log(**{name: 1.0})
+
+
 @pytest.mark.parametrize("name", ["a/b.npy", "../x", ".hidden", ""])
 def test_artifact_names_stay_inside(run, name):
     with pytest.raises(ValueError, match="plain file name"):

@@ -68,6 +68,7 @@ class Job:
         self.uri = tracking.default_uri(self.paths.results)
         self.config = self.experiment.job_config(self.dataset, self.method)
         self.config_hash = config_hash(self.config)
+        self.tuning_hash = self.experiment.tuning_hash(self.dataset, self.method)
 
     def path(self, suffix: str) -> Path:
         return self.paths.job(self.experiment.key, self.dataset, self.method, suffix)
@@ -102,7 +103,8 @@ class Job:
             paper=method.paper,
             trial=trial,
             params={"dataset": dataset.params, "method": method.params},
-            provenance=provenance.describe(self.root, self.threads) | {"config": self.config},
+            provenance=provenance.describe(self.root, self.threads)
+            | {"config": self.config, "code": provenance.code_hash(self.root, experiment.package)},
         )
         live = tracking.RunLog.start(
             self.uri,
@@ -162,7 +164,12 @@ class Job:
                 f"{path} is missing: {self.method} has a search space, so its tuning comes first "
                 f"(snakemake does that; by hand: add --tune)"
             )
-        return {**params, **json.loads(path.read_text())["params"]}
+        winner = json.loads(path.read_text())
+        if winner.get("tuning_hash") != self.tuning_hash:
+            raise ConfigError(
+                f"{path} is the outcome of another config; tune again (snakemake does that; by hand: --tune)"
+            )
+        return {**params, **winner["params"]}
 
     def tune(self) -> Path:
         """All trials as ordinary runs, each kept on its own (an interrupted tuning resumes), then the winner as JSON.
@@ -177,14 +184,14 @@ class Job:
         assert tuning is not None and method.search is not None
         folder = self.path(".trials")
         for old in folder.glob("*.parquet"):
-            if not old.name.startswith(f"{self.config_hash}-"):
+            if not old.name.startswith(f"{self.tuning_hash}-"):
                 old.unlink()  # trials of another config
         sign = -1.0 if experiment.metrics[tuning.metric] == "maximize" else 1.0
         losses: dict[int, float] = {}
         errors: list[str] = []
         draws = draw(method.search, tuning.trials, seed=0)
         for trial, choice in enumerate(draws):
-            kept = folder / f"{self.config_hash}-{trial}.parquet"
+            kept = folder / f"{self.tuning_hash}-{trial}.parquet"
             if not kept.exists():
                 try:
                     result = self.run_one(
@@ -213,6 +220,7 @@ class Job:
             "metric": tuning.metric,
             "value": sign * losses[best],
             "failed": errors,
+            "tuning_hash": self.tuning_hash,
         }
         output = self.path(".tuned.json")
         record.write_text(output, json.dumps(winner, indent=2, default=str) + "\n")
@@ -282,8 +290,18 @@ def _import_module(experiment: Experiment, root: Path) -> ModuleType:
 
 
 def _limit_threads(threads: int) -> None:
+    """For libraries that are loaded from now on; those loaded already (pandas brings NumPy) no longer look."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(threads)
+
+
+def _limit_loaded_libraries(threads: int) -> None:
+    """For the BLAS and OpenMP pools that are there already."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _logging(path: Path | None) -> None:
@@ -333,8 +351,7 @@ def open_job(
     except Exception as error:
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+    _limit_loaded_libraries(threads)
     return Job(experiment, dataset, method, root, module, threads)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -48,6 +49,16 @@ def commit(root: Path) -> tuple[str, bool]:
     if head is None:
         return "unknown", False
     return head, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+
+
+@functools.cache
+def code_hash(root: Path, package: str) -> str:
+    """Twelve hex digits over the sources of a package: whether its records were made by the code that is there now."""
+    digest = hashlib.sha256()
+    source = root / "packages" / package / "src"
+    for path in sorted(source.rglob("*.py")):
+        digest.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def cpu_model() -> str:

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+RESERVED = (
+    "dataset",
+    "method",
+    "paper",
+    "seed",
+    "trial",
+    "scale",
+    "seconds",
+    "record",
+)  # columns that say who a run is
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
 
@@ -101,6 +111,8 @@ class Run:
         for name, value in metrics.items():
             if not _METRIC.fullmatch(name):
                 raise ValueError(f"{name!r} is not a metric name; use letters, digits, '.', '_' and '-'")
+            if name in RESERVED or name.startswith(("dataset.", "method.")):
+                raise ValueError(f"{name!r} is a column of every record and no metric; call it something else")
             values[name] = _number(name, value)
             if _is_boolean(value):
                 self.booleans.add(name)

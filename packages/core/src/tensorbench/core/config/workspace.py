@@ -102,6 +102,11 @@ class Experiment:
             "tuning": tuning,
         }
 
+    def tuning_hash(self, dataset: str, method: str) -> str:
+        """What decides the outcome of a tuning: the job's config but for the number of seeds, which trials do not see."""
+        config = self.job_config(dataset, method)
+        return config_hash({key: value for key, value in config.items() if key != "seeds"})
+
     def job_hash(self, dataset: str, method: str) -> str:
         return config_hash(self.job_config(dataset, method))
 

@@ -36,7 +36,7 @@ def funbat_cp(data: Scattered, epochs: int, **params) -> np.ndarray:
 def exact_gp(data: Scattered, epochs: int, lengthscale: float, **_) -> np.ndarray:
     """Wall and CPU seconds of the same smoothing by dense regression (scikit-learn).
 
-    Mean and standard deviation of one function per mode at all its distinct indices, given one pseudo-observation at each.
+    Mean and standard deviation of one function per mode at all its indices, given a pseudo-observation at each.
     """
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import Matern
