@@ -180,7 +180,7 @@ def _tradeoff(records: pd.DataFrame) -> Figure:
     keys = ["dataset", "method", "seed", "step"]
     both = error.merge(seconds, on=keys, suffixes=("", "_seconds")) if len(error) and len(seconds) else error
     for ax, noisy in zip(axes, (False, True), strict=True):
-        shown = both[both["dataset"].str.endswith("noisy") == noisy] if len(both) else both
+        shown = both[both["dataset"] == ("planted_noisy" if noisy else "planted_exact")] if len(both) else both
         ax.set_title("1 % noise" if noisy else "exact")
         if shown.empty:
             plotting.empty(ax)

@@ -138,6 +138,7 @@ def _rivals(records: pd.DataFrame) -> Figure:
         plotting.log_axis(ax, "y")
         plotting.log_axis(ax, "x", ticks=[0.001, 0.01, 0.1, 1, 10, 100])
         ax.margins(0.15)
+        ax.set_xlim(0.03, 30)
         title = "exact symmetric tensor" if method == "spm" else "partially symmetric tensor, 1 % noise"
         ax.set(title=title, xlabel="time to fit (s)", ylabel="relative error")
     plotting.legend(fig)

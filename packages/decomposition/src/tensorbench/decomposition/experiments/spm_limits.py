@@ -97,6 +97,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def noise(run: Run, fit: Callable) -> None:
     """sigma = 1e-4, ..., 1 on one planted tensor per seed; also after five Gauss-Newton steps (`refined_error`)."""
+    levels = []
     for sigma in (1e-4, 1e-3, 1e-2, 1e-1, 10**-0.5, 1.0):
         data = run.dataset.load(run.seed, noise=sigma)
         model = fit(data, data.rank, run.seed)
@@ -104,6 +105,8 @@ def noise(run: Run, fit: Callable) -> None:
         polished = cp_refine(data.tensor, model.weights.numpy(), [model.factors[0].numpy()], data.symvec, steps=5)
         refined = lowrank_symmetric(polished.factors[0], polished.weights, data.tensor.ndim)
         run.log(step=sigma, clean_error=error, refined_error=float(np.linalg.norm(refined - data.clean)))
+        levels.append(error / sigma)
+    run.log(error_per_sigma=max(levels[:4]))
 
 
 def frontier(run: Run, fit: Callable) -> None:
