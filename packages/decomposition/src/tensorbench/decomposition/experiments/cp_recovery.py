@@ -178,7 +178,7 @@ def _tradeoff(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=2, height=8.6)
     error, seconds = rec.history(records, "relative_error"), rec.history(records, "solve_seconds")
     keys = ["dataset", "method", "seed", "step"]
-    both = error.merge(seconds, on=keys, suffixes=("", "_seconds")) if len(error) and len(seconds) else error
+    both = error.merge(seconds, on=keys, suffixes=("", "_seconds")) if len(error) and len(seconds) else error.iloc[:0]
     for ax, noisy in zip(axes, (False, True), strict=True):
         shown = both[both["dataset"] == ("planted_noisy" if noisy else "planted_exact")] if len(both) else both
         ax.set_title("1 % noise" if noisy else "exact")
