@@ -7,7 +7,8 @@ from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError
 
 tb.use_this_interpreter()
-SCALE = str(config.get("scale", "desk"))
+TARGETS = tb.typed_targets(tuple(sys.argv))
+SCALE = "smoke" if "smoke" in TARGETS else str(config.get("scale", "desk"))
 PARTIAL = bool(int(config.get("partial", 0)))
 STRICT = "--strict" if int(config.get("strict", 0)) else ""
 
@@ -83,6 +84,13 @@ def records_of(wildcards):
     return plan(wildcards.scale).job_files(experiment_of(wildcards))
 
 
+def report_hash(package, name):
+    def of_scale(wildcards):
+        return tb.report_hash(plan(wildcards.scale).experiment(package, name), plan(wildcards.scale).workspace)
+
+    return of_scale
+
+
 def reports_of(wildcards):
     return plan(wildcards.scale).reports(EXPERIMENTS)
 
@@ -90,4 +98,4 @@ def reports_of(wildcards):
 onerror:
     # A failed run sinks nobody else: with what is there, the ledger says what was not measured and why.
     if not PARTIAL:
-        tb.finish_without_failed_runs(SCALE, workflow.dag_settings.targets)
+        tb.finish_without_failed_runs(PLAN, workflow.dag_settings.targets, config, workflow.cores)

@@ -63,6 +63,8 @@ rule tracked:
 rule sync:
     input:
         store="results/store.ready",
+    params:
+        scale=SCALE,
     log:
         "results/sync.log",
     conda:
@@ -70,4 +72,5 @@ rule sync:
     message:
         "Logging to MLflow what it lacks"
     shell:
-        "python -m tensorbench.core.tracking sync 2>&1 | tee {log}"
+        "(python -m tensorbench.core.tracking sync && python -m tensorbench.core.report track --scale {params.scale})"
+        " 2>&1 | tee {log}"

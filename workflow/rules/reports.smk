@@ -32,7 +32,7 @@ for e in EXPERIMENTS:
             f"report_{e.package}_{e.name}"
         input:
             records=f"results/{{scale}}/{e.key}.parquet",
-            module=os.path.relpath(e.module_path),
+            code=tb.report_sources(e.package),
         output:
             claims=f"results/{{scale}}/{e.key}.claims.json",
             tables=expand(f"paper/tables/{{{{scale}}}}/{e.key}{{suffix}}", suffix=tb.TABLE_FORMATS),
@@ -47,7 +47,7 @@ for e in EXPERIMENTS:
             experiment=e.key,
             title=e.title,
             captions=e.figures,
-            report_config=tb.report_hash(e),
+            report_config=report_hash(e.package, e.name),
             strict=STRICT,
         log:
             f"results/{{scale}}/{e.key}.report.log",

@@ -1,3 +1,5 @@
+# `conda:` names the environment that a user creates beforehand (conda env create -f environment.yml); its relative paths do
+# not survive Snakemake's own --sdm conda.
 # Records: the tracking store, tuning trials, and the seeded runs. One job runs all seeds of one method on one dataset.
 
 
@@ -8,6 +10,8 @@ localrules:
 rule store:
     output:
         touch("results/store.ready"),
+    params:
+        mlflow=tb.version("mlflow"),  # a new release migrates the store
     log:
         "results/store.log",
     conda:

@@ -27,4 +27,4 @@ for key in PLAN.workspace.papers:
             PLAN.reports(PLAN.workspace.of_paper(key)),
 
 
-tb.check_targets(tb.typed_targets(sys.argv), [rule.name for rule in workflow.rules], PLAN)
+tb.check_targets(TARGETS, [rule.name for rule in workflow.rules], PLAN)

@@ -65,6 +65,17 @@ MISTAKES = {
     "a key twice": ("seeds: 3", "seeds: 3\nseeds: 4", ["'seeds' is written twice", "line"]),
     "not YAML": ("seeds: 3", "seeds: [3", ["configs/toy/line.yaml", "line"]),
     "a name that is no name": ("mean_only: {}", "mean/only: {}", ["mean/only"]),
+    "a search space that is none": (
+        "ridge: [0.0, 10.0]",
+        "ridge: {log_unifrm: [1, 2]}",
+        ["methods.least_squares.search"],
+    ),
+    "another method in a scale": (
+        "smoke: {datasets",
+        "smoke: {methods: {mean_only: {uses: x}}, datasets",
+        ["not `uses`"],
+    ),
+    "a metric named like a column": ("rmse: minimize, v", "rmse: minimize, seed: minimize, v", ["metrics.seed"]),
     "no seeds": ("seeds: 3", "seeds: 0", ["seeds", "greater than or equal to 1"]),
 }
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +88,7 @@ def test_kill_9_in_the_middle_leaves_no_record(toy):
     process.wait(timeout=10)
     assert not toy.record().exists()
     assert [path.name for path in toy.record().parent.glob("*.parquet")] == []
+    assert "ended without a word" in json.loads(toy.record(suffix=".failed.json").read_text())["error"]
 
 
 def test_unknown_names_are_told_before_anything_is_imported(toy):
@@ -141,12 +141,6 @@ def test_a_read_only_results_folder_is_a_clear_error(toy, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = toy.run(check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.returncode == 1 and "Read-only file system" in done.stderr
-
-
-def test_overhead_of_a_job_is_small(toy):
-    started = time.perf_counter()
-    toy.run()
-    assert time.perf_counter() - started < 30  # 3.5 s alone on two cores; the bound of 5 s is benchmarked, not tested
 
 
 def test_a_module_that_cannot_be_imported_is_told_in_the_ledger(toy, edit):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -41,13 +45,16 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
     assert (
         "run " in plan and "zero on toy_line" in plan and "Tuning" not in plan and "mean_only on toy_line" not in plan
     )
-    # An older record is refused by name when it is collected.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
+
+@pytest.mark.timeout(600)
+def test_a_record_of_an_older_schema_is_told_and_decides_nothing(toy):
+    toy.snakemake("toy/line", timeout=300)
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"tensorbench.schema": "0"}), toy.record())
-    done = toy.python("-m", "tensorbench.core.report", "collect", "toy/line", check=False)
-    assert done.returncode == 1 and "was written with record schema 0" in done.stderr
+    done = toy.snakemake("claims", timeout=300)
+    assert "was written with record schema 0" in done.stdout + done.stderr
+    row = ledger(toy)["alpha.fits"]
+    assert row["verdict"] == "not measured" and "record schema 0" in row["note"]
 
 
 @pytest.mark.timeout(600)
@@ -61,6 +68,26 @@ def test_a_failed_run_sinks_nobody_and_is_the_only_thing_redone(toy):
     toy.snakemake("claims", timeout=300)
     assert ledger(toy)["alpha.fits"]["verdict"] == "reproduced"
     assert toy.record("least_squares").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("how", ["killed", "not importable", "a record only"])
+def test_every_way_to_fail_leaves_a_ledger_that_says_so(toy, edit, how):
+    if how == "not importable":
+        edit(toy.module, "import numpy as np", "import numpy as np\nimport no_such_library")
+    else:
+        kill = "    if run.method.name == 'mean_only':\n        os.kill(os.getpid(), 9)\n"
+        edit(toy.module, "def run(run):\n", f"def run(run):\n{kill}")
+    target = "results/smoke/toy/line/toy_line/mean_only.parquet" if how == "a record only" else "smoke"
+    done = toy.snakemake(target, check=False, timeout=300)
+    assert done.returncode != 0
+    if how == "a record only":
+        assert not (toy.root / "paper" / "paper.pdf").exists() and not (toy.root / "results/smoke/claims.csv").exists()
+        return
+    row = ledger(toy, "smoke")["alpha.fits"]
+    assert row["verdict"] == "not measured"
+    assert ("no_such_library" if how == "not importable" else "ended without a word") in row["note"]
+    assert (toy.root / "results/smoke/paper.pdf").exists()
 
 
 @pytest.mark.timeout(600)
@@ -81,8 +108,6 @@ def test_pulling_the_plug_and_running_again_gives_the_same_ledger(toy):
     while not (trials.exists() and any(trials.iterdir())):
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.2)
-    import os
-
     os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs, at once
     process.wait(timeout=10)
     assert not toy.record("least_squares").exists()
@@ -96,6 +121,11 @@ def test_mistakes_stop_the_workflow_before_any_job(toy, edit):
     assert done.returncode != 0 and "unknown target 'toy/lime'; did you mean 'toy/line'" in done.stdout + done.stderr
     done = toy.snakemake("-n", "--config", "scale=dekk", check=False)
     assert done.returncode != 0 and "unknown scale 'dekk'; did you mean 'desk'" in done.stdout + done.stderr
+    edit(toy.config, "slope: 3.0", "slop: 3.0")
+    done = toy.snakemake("-n", check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "datasets.toy_line" in said and "'slope'" in said
+    edit(toy.config, "slop: 3.0", "slope: 3.0")
     edit(toy.config, "over: mean_only", "over: mean_onli")
     done = toy.snakemake("-n", check=False)
     assert done.returncode != 0 and "unknown method 'mean_onli'" in done.stdout + done.stderr
@@ -117,4 +147,4 @@ def test_mistakes_stop_the_workflow_before_any_job(toy, edit):
     ],
 )
 def test_every_name_that_a_person_types_is_a_target(toy, target):
-    assert "run " in planned(toy, target)
+    assert re.search(r"^run\s+\d+$", planned(toy, target), flags=re.M)

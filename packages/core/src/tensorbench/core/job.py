@@ -280,7 +280,8 @@ def _seed_everything(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-def _import_module(experiment: Experiment, root: Path) -> ModuleType:
+def import_experiment(experiment: Experiment, root: Path) -> ModuleType:
+    """The module of ``experiment``, from the workspace at ``root`` if its package is not installed."""
     import importlib
 
     source = root / "packages" / experiment.package / "src"
@@ -304,7 +305,8 @@ def _limit_loaded_libraries(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _logging(path: Path | None) -> None:
+def set_up_logging(path: Path | None) -> None:
+    """Lines for a person on stderr, and in the file ``path``."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -344,10 +346,10 @@ def open_job(
 
         try:
             stack.enter_context(lease())
-        except (ValueError, TimeoutError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             raise JobNotStarted(experiment, dataset, method, root, str(error)) from error
     try:
-        module = _import_module(experiment, root)
+        module = import_experiment(experiment, root)
     except Exception as error:
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error
@@ -359,9 +361,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     root = arguments.root.resolve()
     try:
-        _logging(arguments.log)
+        set_up_logging(arguments.log)
     except OSError as error:
-        _logging(None)
+        set_up_logging(None)
         log.error("cannot write the log %s: %s", arguments.log, error.strerror)
         return 1
     with ExitStack() as stack:
@@ -382,10 +384,18 @@ def main(argv: list[str] | None = None) -> int:
             log.error("%s\n%s", error, "".join(traceback.format_exception(error.__cause__)))
             note_failure(error.note, error)
             return 1
+        note = job.path(".failed.json")
+        # Written first, so that a process that is killed (out of memory, a time limit) has said something too.
+        note_failure(note, RunFailed("its process ended without a word: killed, out of memory, or over a time limit"))
         try:
             written = job.tune() if arguments.tune else job.run_seeds()
-        except (RunFailed, record.RecordError, ConfigError) as error:
-            note_failure(job.path(".failed.json"), error)
+        except KeyboardInterrupt:
+            note.unlink(missing_ok=True)
+            raise
+        except Exception as error:
+            note_failure(note, error)
+            if not isinstance(error, RunFailed | record.RecordError | ConfigError):
+                log.error("%s", traceback.format_exc())  # nothing that a method did: a mistake of the machinery
             cause = (
                 f"\n{''.join(traceback.format_exception(error.__cause__))}"
                 if isinstance(error, RunFailed) and error.__cause__
@@ -393,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             log.error("%s · %s · %s failed: %s%s", job.experiment.key, job.dataset, job.method, error, cause)
             return 1
-        job.path(".failed.json").unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
         log.info("wrote %s", written.relative_to(root) if written.is_relative_to(root) else written)
     return 0
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tensorbench.core import data, papers, provenance, record
+from tensorbench.core import data, papers, provenance, record, records
 from tensorbench.core.config import DEFAULT_SCALE, Experiment, Workspace, load
-from tensorbench.core.job import _logging
+from tensorbench.core.job import set_up_logging
 from tensorbench.core.records import Paths
 
 log = logging.getLogger("tensorbench")
@@ -58,6 +58,7 @@ def gather(workspace: Workspace, root: Path) -> dict[str, Any]:
         "runs": sum(e["runs"] for e in experiments),
         "core_minutes": sum(e["seconds"] for e in experiments) / 60,
         "machines": _machines(facts),
+        "older_code": sum(_older_code(paths, e) for e in workspace.experiments.values()),
         "versions": facts[-1]["versions"] if facts else provenance.versions(),
         "python": facts[-1]["python"] if facts else None,
         "datasets": [entry for entry in data.describe() if entry["name"] in _used(workspace)],
@@ -71,6 +72,11 @@ def _used(workspace: Workspace) -> set[str]:
 def _column(paths: Paths, experiment: Experiment, name: str) -> list[Any]:
     path = paths.collected(experiment.key)
     return pq.read_table(path, columns=[name]).column(name).to_pylist() if path.exists() else []
+
+
+def _older_code(paths: Paths, experiment: Experiment) -> int:
+    path = paths.collected(experiment.key)
+    return records.read_notes(path)[1] if path.exists() else 0
 
 
 def _experiment(experiment: Experiment, paths: Paths, ledger: list[dict[str, Any]]) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--output", type=Path, default=Path("paper/paper.pdf"))
     arguments.add_argument("--log", type=Path)
     given = arguments.parse_args(argv)
-    _logging(given.log)
+    set_up_logging(given.log)
     data.discover()
     try:
         build(given.root.resolve(), given.scale, given.output)

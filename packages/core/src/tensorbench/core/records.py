@@ -17,12 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tensorbench.core import provenance
 from tensorbench.core import record as rec
 from tensorbench.core.config import Experiment
 from tensorbench.core.errors import unknown
 
 log = logging.getLogger(__name__)
 IDENTITY = ["dataset", "method", "seed"]
+_NOTES = b"tensorbench.notes"
 
 
 @dataclass(frozen=True)
@@ -58,28 +60,44 @@ class Collected:
 
     table: pa.Table
     missing: dict[str, str] = field(default_factory=dict)
+    older_code: int = 0  # runs made by other sources of the package than the present ones
 
 
 def collect(experiment: Experiment, paths: Paths) -> Collected:
     """Read every record of ``experiment`` that is there and of the present config.
 
     A job without a record gets its reason: the error of its failed run, or that it has not run. Records of another
-    config (an edited parameter) count as absent. Raises RecordError for unreadable files and older schemas.
+    config (an edited parameter), unreadable ones and those of an older schema count as absent, and are told.
     """
     tables, missing = [], {}
     for dataset, method in experiment.jobs():
         path = paths.job(experiment.key, dataset, method)
+        job = f"{dataset}/{method}"
         if not path.exists():
-            missing[f"{dataset}/{method}"] = failure_reason(paths, experiment.key, dataset, method)
+            missing[job] = failure_reason(paths, experiment.key, dataset, method)
             continue
-        table = rec.read_table(path)
-        stale = set(table.column("config_hash").to_pylist()) != {experiment.job_hash(dataset, method)}
-        if stale:
-            missing[f"{dataset}/{method}"] = "its record is of an older config; run snakemake again"
+        try:
+            table = rec.read_table(path)
+        except rec.RecordError as error:
+            log.error("%s", error)
+            missing[job] = str(error)
+            continue
+        if set(table.column("config_hash").to_pylist()) != {experiment.job_hash(dataset, method)}:
+            missing[job] = "its record is of an older config; run snakemake again"
             log.warning("%s: %s is of an older config and was left out", experiment.key, path)
             continue
         tables.append(table)
-    return Collected(pa.concat_tables(tables) if tables else rec.SCHEMA.empty_table(), missing)
+    result = Collected(pa.concat_tables(tables) if tables else rec.SCHEMA.empty_table(), missing)
+    present = provenance.code_hash(paths.root, experiment.package)
+    codes = [json.loads(text).get("code") for text in result.table.column("provenance").to_pylist()]
+    result.older_code = sum(code != present for code in codes)
+    if result.older_code:
+        log.warning(
+            "%s: %d of %d runs were made by other code of packages/%s than the present; to redo them: "
+            "snakemake %s --forcerun run tune",
+            experiment.key, result.older_code, len(codes), experiment.package, experiment.key,
+        )  # fmt: skip
+    return result
 
 
 def failure_reason(paths: Paths, experiment: str, dataset: str, method: str) -> str:
@@ -143,11 +161,19 @@ def load(path: Path) -> pd.DataFrame:
 
 def write_collected(path: Path, collected: Collected) -> None:
     """Write the collected table as Parquet (whole) and CSV (identity and final metrics, for spreadsheets)."""
+    notes = {"missing": collected.missing, "older_code": collected.older_code}
+    table = collected.table.replace_schema_metadata({**(rec.SCHEMA.metadata or {}), _NOTES: json.dumps(notes).encode()})
     with rec.atomic(path) as temporary:
-        pq.write_table(collected.table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
     wide = frame(collected.table).drop(columns=["_history", "_artifacts", "_provenance"], errors="ignore")
     with rec.atomic(path.with_suffix(".csv")) as temporary:
         wide.to_csv(temporary, index=False)
+
+
+def read_notes(path: Path) -> tuple[dict[str, str], int]:
+    """Of a collected table: why each absent job is absent, and how many runs are of older code."""
+    notes = json.loads((pq.read_schema(path).metadata or {}).get(_NOTES, b"{}"))
+    return notes.get("missing", {}), notes.get("older_code", 0)
 
 
 def history(records: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tensorbench.core import data, record, records
 from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, Workspace, load
-from tensorbench.core.job import _import_module, _logging
+from tensorbench.core.job import import_experiment, set_up_logging
 from tensorbench.core.records import Paths
 
 log = logging.getLogger("tensorbench")
@@ -25,16 +25,16 @@ class ReportError(RuntimeError):
     """A table or figure could not be made."""
 
 
-def missing_jobs(experiment: Experiment, paths: Paths) -> dict[str, str]:
-    """Why each absent job is absent, skipped datasets included."""
-    missing = dict(records.collect(experiment, paths).missing)
+def collect_experiment(experiment: Experiment, paths: Paths) -> records.Collected:
+    """Collect an experiment's records; datasets that cannot be had here are told as the reason of their absence."""
+    collected = records.collect(experiment, paths)
     for dataset, choice in experiment.datasets.items():
-        if any(key.startswith(f"{dataset}/") and reason == "not run" for key, reason in missing.items()):
+        absent = [f"{dataset}/{m}" for m in experiment.methods if collected.missing.get(f"{dataset}/{m}") == "not run"]
+        if absent:
             found, reason = data.available(choice.uses)
             if not found:
-                for method in experiment.methods:
-                    missing[f"{dataset}/{method}"] = f"dataset {dataset} skipped: {reason}"
-    return missing
+                collected.missing |= dict.fromkeys(absent, f"dataset {dataset} skipped: {reason}")
+    return collected
 
 
 def trials_of(experiment: Experiment, paths: Paths) -> dict[str, int]:
@@ -48,17 +48,23 @@ def report_experiment(experiment: Experiment, root: Path, *, strict: bool = Fals
     """Verdicts, table and figures of one experiment from its collected records."""
     paths = Paths(root, experiment.scale)
     frame = records.load(paths.collected(experiment.key))
-    module = _import_module(experiment, root)
+    module: ModuleType | None = None
+    try:
+        module = import_experiment(experiment, root)
+    except Exception as error:
+        log.exception("%s: its module cannot be imported", experiment.key)
+        if strict:
+            raise ReportError(f"{experiment.key}: {error}") from error
     set_looks(root, experiment.scale)
     _decide(experiment, frame, paths, module)
     _table(experiment, frame, paths)
     _figures(experiment, frame, paths, module, strict)
 
 
-def _decide(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType) -> None:
+def _decide(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType | None) -> None:
     from tensorbench.core.claims.decide import decide
 
-    missing = missing_jobs(experiment, paths)
+    missing, _ = records.read_notes(paths.collected(experiment.key))
     trials = trials_of(experiment, paths)
     rows = []
     for claim in experiment.claims:
@@ -99,13 +105,17 @@ def _table(experiment: Experiment, frame: pd.DataFrame, paths: Paths) -> None:
     tables.write(table, paths.table(experiment.key))
 
 
-def _figures(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType, strict: bool) -> None:
+def _figures(
+    experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: ModuleType | None, strict: bool
+) -> None:
     from tensorbench.core import plotting
 
     made: dict[str, Any] = {}
     problem: Exception | None = None
     if experiment.figures:
         try:
+            if module is None:
+                raise ReportError("the experiment's module cannot be imported")
             for name, figure in module.figures(frame):
                 if name not in experiment.figures:
                     raise ReportError(
@@ -171,9 +181,7 @@ def track(workspace: Workspace, root: Path) -> None:
     uri = tracking.default_uri(paths.results)
     for experiment in workspace.experiments.values():
         figures = [
-            paths.figure(experiment.key, name).with_suffix(suffix)
-            for name in experiment.figures
-            for suffix in (".png", ".pdf")
+            paths.figure(experiment.key, name + suffix) for name in experiment.figures for suffix in (".png", ".pdf")
         ]
         claims = paths.collected(experiment.key, ".claims.json")
         rows = json.loads(claims.read_text()) if claims.exists() else []
@@ -197,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    _logging(arguments.log)
+    set_up_logging(arguments.log)
     root = arguments.root.resolve()
     data.discover()
     try:
@@ -212,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         experiment = load(root, arguments.scale, only=arguments.experiment).experiment(arguments.experiment)
         paths = Paths(root, experiment.scale)
         if arguments.command == "collect":
-            collected = records.collect(experiment, paths)
+            collected = collect_experiment(experiment, paths)
             records.write_collected(paths.collected(experiment.key), collected)
             log.info("%s: %d runs, %d jobs absent", experiment.key, collected.table.num_rows, len(collected.missing))
         else:

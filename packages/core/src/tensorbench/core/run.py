@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorbench.core.config import Choice
+from tensorbench.core.config.models import RESERVED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-RESERVED = (
-    "dataset",
-    "method",
-    "paper",
-    "seed",
-    "trial",
-    "scale",
-    "seconds",
-    "record",
-)  # columns that say who a run is
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
 

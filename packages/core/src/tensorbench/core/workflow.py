@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tensorbench.core import data
 from tensorbench.core.config import ConfigError, Experiment, Workspace, load
+from tensorbench.core.config.problems import Problems
 from tensorbench.core.errors import unknown
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,10 @@ class Plan:
             for dataset, method in experiment.jobs()
             if experiment.datasets[dataset].uses not in self.skipped
         ]
-        return [file for file in files if os.path.exists(file)] if self.partial else files
+        if not self.partial:
+            return files
+        notes = [file.removesuffix(suffix) + ".failed.json" for file in files] if suffix == ".parquet" else []
+        return [file for file in [*files, *notes] if os.path.exists(file)]
 
     def reports(self, experiments: Collection[Experiment]) -> list[str]:
         """The end products of experiments: claims, table, figures."""
@@ -68,20 +74,40 @@ def figure_files(scale: str, experiment: Experiment) -> list[str]:
     return [f"{folder}/{name}{suffix}" for name in experiment.figures for suffix in FIGURE_FORMATS]
 
 
-def report_hash(experiment: Experiment) -> str:
-    """Changes when the claims, figures, captions, metrics or table of an experiment change: its report is redone."""
+def report_hash(experiment: Experiment, workspace: Workspace) -> str:
+    """Changes when what a report shows changes: claims, captions, metrics, and the looks and labels of all methods."""
     parts = [
         experiment.title,
         experiment.question,
         experiment.table,
         experiment.figures,
-        experiment.labels,
         experiment.metrics,
         [claim.model_dump(mode="json") for claim in experiment.claims],
         list(experiment.datasets),
-        list(experiment.methods),
+        _looks(workspace),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=4)
+def _looks_of(methods: tuple[tuple[str, ...], ...], labels: tuple[tuple[str, str], ...]) -> str:
+    return hashlib.sha256(json.dumps([methods, labels]).encode()).hexdigest()[:12]
+
+
+def _looks(workspace: Workspace) -> str:
+    experiments = workspace.experiments.values()
+    labels = tuple(sorted({item for e in experiments for item in e.labels.items()}))
+    return _looks_of(tuple(tuple(e.methods) for e in experiments), labels)
+
+
+@functools.cache
+def report_sources(package: str) -> list[str]:
+    """The code behind verdicts, tables and figures: when it changes they are redone, which costs seconds."""
+    core = Path(__file__).parent
+    files = [core / "records.py", core / "report.py"]
+    for folder in (core / "claims", core / "tables", core / "plotting", Path("packages") / package / "src"):
+        files += folder.rglob("*.py")
+    return sorted(str(path) for path in files)
 
 
 @functools.cache
@@ -89,6 +115,14 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
     """Read and check every config at ``scale``; warn once about each dataset that cannot be had here."""
     data.discover()
     workspace = load(Path(root), scale, dataset_names=data.names())
+    problems = Problems()
+    for experiment in workspace.experiments.values():
+        for choice in experiment.datasets.values():
+            try:
+                data.check_parameters(choice.uses, choice.params)
+            except ValueError as error:
+                problems.add(experiment.config_path, f"datasets.{choice.name}", str(error))
+    problems.raise_if_any()
     skipped: dict[str, str] = {}
     needed = {choice.uses: e.key for e in workspace.experiments.values() for choice in e.datasets.values()}
     for name, key in needed.items():
@@ -99,12 +133,18 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
     return Plan(workspace, skipped, partial)
 
 
+def version(distribution: str) -> str:
+    """The installed version of a distribution."""
+    return importlib.metadata.version(distribution)
+
+
 def use_this_interpreter() -> None:
     """Jobs that say ``python`` get the one that runs Snakemake, its environment active in the shell or not."""
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 
-def typed_targets(argv: Sequence[str]) -> list[str]:
+@functools.cache
+def typed_targets(argv: tuple[str, ...]) -> list[str]:
     """The targets on Snakemake's command line; none when this is not a command line of Snakemake."""
     if "snakemake" not in Path(argv[0]).parent.name + Path(argv[0]).name:
         return []
@@ -130,43 +170,37 @@ def check_targets(targets: Collection[str], rules: Collection[str], plan: Plan) 
         )
 
 
-def failed_jobs(scale: str, root: Path = Path(".")) -> list[Path]:
-    """The notes that failed runs left."""
-    return sorted((root / "results" / scale).glob("*/*/*/*.failed.json"))
+def failed_jobs(plan: Plan) -> list[str]:
+    """The notes of failed runs, of jobs that are still in the configs."""
+    jobs = (
+        file for e in plan.workspace.experiments.values() for file in Plan(plan.workspace).job_files(e, ".failed.json")
+    )
+    return [file for file in jobs if os.path.exists(file)]
 
 
-def finish_without_failed_runs(scale: str, targets: Collection[str]) -> None:
+def finish_without_failed_runs(
+    plan: Plan, targets: Collection[str], config: Mapping[str, Any], cores: int | None
+) -> None:
     """After failed runs: build the same targets from the records that are there; their claims read "not measured".
 
     Only the rules behind the records are allowed, so nothing is run again. An interrupted workflow (no failed run) is
-    left alone.
+    left alone, and so is one that was asked for records only.
     """
-    failed = failed_jobs(scale)
-    if not failed:
+    failed = failed_jobs(plan)
+    wanted = [target for target in targets if not target.endswith((".parquet", ".tuned.json")) or target.count("/") < 4]
+    if not failed or (targets and not wanted):
         return
-    shown = ", ".join(str(path.relative_to("results")).removesuffix(".failed.json") for path in failed)
+    shown = ", ".join(file.removeprefix("results/").removesuffix(".failed.json") for file in failed)
     log.warning(
         "%d job(s) failed: %s. Building from the other records; run snakemake again to redo only these.",
         len(failed),
         shown,
     )
-    rules = ["collect", "ledger", "pdf", "tracked", "published", "paper", "claims", "figures"]
-    plan_ = plan(scale)
-    rules += [f"report_{e.package}_{e.name}" for e in plan_.workspace.experiments.values()]
-    rules += [*plan_.workspace.packages, *plan_.workspace.experiments, *plan_.workspace.papers]
-    wanted = [target for target in targets if not target.endswith((".parquet", ".tuned.json"))]
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *wanted,
-        "--nolock",
-        "--cores",
-        "all",
-        "--config",
-        f"scale={scale}",
-        "partial=1",
-        "--allowed-rules",
-        *rules,
-    ]
+    workspace = plan.workspace
+    rules = ["collect", "ledger", "pdf", "tracked", "published", "paper", "claims", "figures", "smoke"]
+    rules += [f"report_{e.package}_{e.name}" for e in workspace.experiments.values()]
+    rules += [*workspace.packages, *workspace.experiments, *workspace.papers]
+    settings = {**config, "scale": plan.scale, "partial": 1}
+    command = [sys.executable, "-m", "snakemake", *wanted, "--nolock", "--cores", str(cores or "all"), "--config"]
+    command += [*(f"{key}={value}" for key, value in settings.items()), "--allowed-rules", *rules]
     subprocess.run(command, check=False)

@@ -10,6 +10,8 @@ from tensorbench.core.claims.models import Claim
 
 # Names become folders, files, wildcards and MLflow tags: letters, digits, '.', '_', '-' and nothing that a shell minds.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+# The columns of a record that say who a run is; no metric may be called so.
+RESERVED = ("dataset", "method", "paper", "seed", "trial", "scale", "seconds", "record")
 Device = Literal["cpu", "gpu"]
 Direction = Literal["minimize", "maximize"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tensorbench.core import module_facts, yamlfile
+from tensorbench.core import module_facts, search_space, yamlfile
 from tensorbench.core.claims.models import Claim
-from tensorbench.core.config.models import Entry, ExperimentModel, MethodEntry, Override, Scale, Tuning
+from tensorbench.core.config.models import RESERVED, Entry, ExperimentModel, MethodEntry, Override, Scale, Tuning
 from tensorbench.core.config.problems import ConfigError, Problems
 from tensorbench.core.errors import unknown
 from tensorbench.core.papers import Paper, load_papers
@@ -103,7 +103,7 @@ class Experiment:
         }
 
     def tuning_hash(self, dataset: str, method: str) -> str:
-        """What decides the outcome of a tuning: the job's config but for the number of seeds, which trials do not see."""
+        """What decides the outcome of a tuning: the job's config but for the seeds, which trials do not see."""
         config = self.job_config(dataset, method)
         return config_hash({key: value for key, value in config.items() if key != "seeds"})
 
@@ -247,15 +247,29 @@ class _Checker:
                 self._add(f"datasets.{name}", unknown("dataset", uses, self.dataset_names))
         for name, method in model.methods.items():
             self._known(f"methods.{name}.paper", "paper", [method.paper] if method.paper else [], self.papers)
+            if method.search is not None:
+                try:
+                    search_space.check(method.search)
+                except ValueError as error:
+                    self._add(f"methods.{name}.search", str(error))
             if method.search is not None and model.tuning is None:
                 self._add(f"methods.{name}.search", "a search space needs `tuning: {trials: …, metric: …}`")
         if model.tuning is not None:
             self._known("tuning.metric", "metric", [model.tuning.metric], model.metrics)
         self._known("table", "metric", model.table, model.metrics)
+        for name in model.metrics:
+            if name in RESERVED or name.startswith(("dataset.", "method.")):
+                self._add(f"metrics.{name}", "this is a column of every record and no metric")
         for scale, override in model.scales.items():
             self._known("scales", "scale", [scale], self.scales)
             self._known(f"scales.{scale}.datasets", "dataset", override.datasets or [], model.datasets)
             self._known(f"scales.{scale}.methods", "method", override.methods or [], model.methods)
+            for kind, changes in (("datasets", override.datasets), ("methods", override.methods)):
+                for name, change in changes.items() if isinstance(changes, dict) else ():
+                    if change and {"uses", "paper"} & change.keys():
+                        self._add(f"scales.{scale}.{kind}.{name}", "a scale changes parameters, not `uses` or `paper`")
+            if override.tuning is not None and model.tuning is None:
+                self._add(f"scales.{scale}.tuning", "the experiment has no `tuning:` that a scale could change")
         named = {*model.datasets, *model.methods, *model.metrics}
         self._known("labels", "method, dataset or metric", model.labels, named)
         functions = self._check_module(module_path(root, self.file.parent.name, self.file.stem))
