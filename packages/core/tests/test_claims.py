@@ -1,5 +1,7 @@
 """Claims: how they are written, and each verdict on records with known answers."""
 
+import dataclasses
+import json
 import math
 import types
 
@@ -11,6 +13,9 @@ from scipy import stats
 
 from tensorbench.core.claims import Claim
 from tensorbench.core.claims.decide import COLUMNS, decide, ledger
+from tensorbench.core.claims.models import Verdict
+from tensorbench.core.records import Paths
+from tensorbench.core.report import write_ledger
 
 METRICS = {"rmse": "minimize", "score": "maximize", "exact": "maximize"}
 
@@ -429,6 +434,29 @@ def test_the_ledger_shows_the_whole_field():
         "Tried.",
     ]
     assert math.isnan(table.loc[0, "measured"])
+
+
+def test_the_ledger_file_keeps_every_digit_and_says_what_the_paper_prints(tmp_path):
+    tiny = Verdict(
+        "p.tiny", "p", "Exact.", "value", "≤ 1e-11", "reproduced", 6e-15, -1.234567890123456e-15, 9.996e-5, 5
+    )
+    absent = Verdict("p.absent", "p", "Later.", "value", "≤ 1", "not measured")
+    experiment = types.SimpleNamespace(key="b/e")
+    papers = {"p": {"package": "b", "title": "P"}, "q": {"package": "b", "title": "Q"}}
+    workspace = types.SimpleNamespace(scale="desk", experiments={"b/e": experiment}, papers=papers)
+    collected = Paths(tmp_path, "desk").collected("b/e", ".claims.json")
+    collected.parent.mkdir(parents=True)
+    collected.write_text(json.dumps([dataclasses.asdict(verdict) for verdict in (tiny, absent)]))
+    write_ledger(workspace, tmp_path)
+    text = Paths(tmp_path, "desk").ledger(".json").read_text()
+    first, second, third = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (first["measured"], first["low"], first["high"], first["seeds"]) == (6e-15, tiny.low, tiny.high, 5)
+    assert (first["measured_text"], first["interval_text"]) == ("6.00×10⁻¹⁵", "[−1.23×10⁻¹⁵, 1.00×10⁻⁴]")
+    for row, verdict in ((second, "not measured"), (third, "not implemented yet")):
+        assert (row["verdict"], row["measured"], row["low"], row["paper_value"]) == (verdict, None, None, None)
+        assert (row["measured_text"], row["interval_text"]) == ("–", "")
+    table = pd.read_csv(Paths(tmp_path, "desk").ledger(), float_precision="round_trip")
+    assert table.loc[0, ["measured", "low", "high"]].tolist() == [6e-15, tiny.low, tiny.high]
 
 
 def test_an_empty_field_has_an_empty_ledger():

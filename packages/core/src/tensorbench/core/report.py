@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -154,6 +155,7 @@ def set_looks(root: Path, scale: str) -> None:
 
 def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:
     """Every claim of every experiment, and one row for each paper that has none yet."""
+    from tensorbench.core import tables
     from tensorbench.core.claims.decide import ledger
     from tensorbench.core.claims.models import Verdict
 
@@ -166,9 +168,16 @@ def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:
     table = ledger(verdicts, workspace.papers)
     with record.atomic(paths.ledger()) as temporary:
         table.to_csv(temporary, index=False)
-    record.write_text(paths.ledger(".json"), table.to_json(orient="records", indent=1, force_ascii=False) + "\n")
-    from tensorbench.core import tables
-
+    # The paper prints the texts; the numbers are there in full for whoever computes with them.
+    rows = [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        | {
+            "measured_text": tables.number(row["measured"]),
+            "interval_text": tables.interval(row["low"], row["high"]),
+        }
+        for row in table.to_dict("records")
+    ]
+    record.write_text(paths.ledger(".json"), json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     tables.write(table, paths.table("ledger"))
     return table
 

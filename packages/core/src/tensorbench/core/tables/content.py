@@ -12,7 +12,7 @@ import pandas as pd
 
 from tensorbench.core.claims.statistics import mean_interval
 from tensorbench.core.plotting.labels import label
-from tensorbench.core.tables.numbers import number
+from tensorbench.core.tables.numbers import interval, number
 
 _WIDE = 6  # columns of numbers that fit the paper's width beside each other
 _ARROWS = {"minimize": " ↓", "maximize": " ↑"}
@@ -174,12 +174,10 @@ def ledger_table(ledger: pd.DataFrame) -> Table:
     columns = ["paper", "claim", "bound", "measured", "interval", "seeds", "verdict", "note"]
     rows = []
     for row in ledger.to_dict("records"):
-        low, high = row["low"], row["high"]
-        interval = "–" if pd.isna(low) or pd.isna(high) else f"[{number(low)}, {number(high)}]"
         rows.append(
             [Cell(row["paper"]), Cell(row["says"]), Cell(row["bound"] or "–"),
              Cell(number(row["measured"]), value=None if pd.isna(row["measured"]) else row["measured"]),
-             Cell(interval), Cell(str(row["seeds"]) if row["seeds"] else "–"),
+             Cell(interval(row["low"], row["high"]) or "–"), Cell(str(row["seeds"]) if row["seeds"] else "–"),
              Cell(row["verdict"], bold=row["verdict"] == "reproduced"), Cell(row["note"] or "")]
         )  # fmt: skip
     return Table(columns, rows, ledger, "lplrrrlp", columns)

@@ -52,6 +52,13 @@ def number(value: float | None, half: float | None = None, *, digits: int = 3) -
     return f"({text}){power}" if "±" in text else text + power
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """``[0.410, 0.600]``, and no text at all where there is no interval (an end is None or NaN)."""
+    if any(end is None or math.isnan(end) for end in (low, high)):
+        return ""
+    return f"[{number(low)}, {number(high)}]"
+
+
 def _rounded(value: float, scale: float, decimals: int, last: int) -> str:
     if scale == 1.0 and last > 0:  # digits before the point that mean nothing
         value = round(value, -last)
