@@ -37,22 +37,12 @@ def experiment_of(wildcards):
     return plan(wildcards.scale).experiment(wildcards.package, wildcards.experiment)
 
 
-def tuned(wildcards):
-    experiment = experiment_of(wildcards)
-    folder = f"results/{wildcards.scale}/{experiment.key}/{wildcards.dataset}"
-    return [f"{folder}/{wildcards.method}.tuned.json"] if experiment.is_tuned(wildcards.method) else []
-
-
 def job_hash(wildcards):
     return experiment_of(wildcards).job_hash(wildcards.dataset, wildcards.method)
 
 
 def on_cluster():
     return workflow.nodes is not None
-
-
-def tuning_hash(wildcards):
-    return experiment_of(wildcards).tuning_hash(wildcards.dataset, wildcards.method)
 
 
 def job_threads(wildcards):

@@ -1,6 +1,7 @@
 # `conda:` names the environment that a user creates beforehand (conda env create -f environment.yml); its relative paths do
 # not survive Snakemake's own --sdm conda.
-# Records: the tracking store, tuning trials, and the seeded runs. One job runs all seeds of one method on one dataset.
+# Records: the tracking store and the runs. One job does all seeds of one method on one dataset, and its tuning trials before
+# (each kept by itself, so that an interrupted tuning resumes).
 
 
 localrules:
@@ -22,33 +23,8 @@ rule store:
         "python -m tensorbench.core.tracking init > {log} 2>&1"
 
 
-rule tune:
-    input:
-        store=ancient("results/store.ready"),
-    output:
-        "results/{scale}/{package}/{experiment}/{dataset}/{method}.tuned.json",
-    params:
-        config=tuning_hash,
-    threads: job_threads
-    resources:
-        gpu=job_gpus,
-        mem_mb=job_memory,
-        runtime=job_minutes,
-        slurm_extra=slurm_extra,
-    log:
-        "results/{scale}/{package}/{experiment}/{dataset}/{method}.tuning.log",
-    conda:
-        "../../environment.yml"
-    message:
-        "Tuning {wildcards.method} on {wildcards.dataset} ({wildcards.package}/{wildcards.experiment}, {wildcards.scale})"
-    shell:
-        "python -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
-        " --scale {wildcards.scale} --tune --threads {threads} --log {log}"
-
-
 rule run:
     input:
-        tuned,
         store=ancient("results/store.ready"),
     output:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.parquet",

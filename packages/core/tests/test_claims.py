@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import types
 
 import numpy as np
@@ -236,7 +237,7 @@ def test_slope_against_a_parameter_of_the_methods():
     assert (result.verdict, result.measured) == ("reproduced", pytest.approx(-2))
 
 
-def test_slope_against_steps_and_its_own_interval_with_one_seed():
+def test_one_seed_of_a_slope_shows_the_fits_interval_and_decides_nothing_unless_deterministic():
     steps = [1, 2, 4, 8, 16]
     noise = np.random.default_rng(1).lognormal(0, 0.05, 5)
     records = with_history({("d", "ours", 0): {k: k**2 * e for k, e in zip(steps, noise, strict=True)}})
@@ -244,10 +245,15 @@ def test_slope_against_steps_and_its_own_interval_with_one_seed():
     result = decide(claim(slope=spec), records, METRICS)
     fit = stats.linregress(np.log(steps), np.log(np.square(steps) * noise))
     half = stats.t.ppf(0.975, 3) * fit.stderr
-    assert (result.verdict, result.seeds) == ("reproduced", 1)
+    assert (result.verdict, result.seeds) == ("inconclusive", 1)
     assert (result.low, result.high) == pytest.approx((fit.slope - half, fit.slope + half))
+    assert result.note == "one seed of a random quantity decides nothing; the interval is the fit's own"
+    far = decide(claim(slope=spec | {"between": [8, 9]}), records, METRICS)
+    assert far.verdict == "inconclusive"
     exact = decide(claim(slope=spec, deterministic=True), records, METRICS)
-    assert (exact.verdict, exact.low) == ("reproduced", None)
+    assert (exact.verdict, exact.low, exact.note) == ("reproduced", None, "")
+    far = decide(claim(slope=spec | {"between": [8, 9]}, deterministic=True), records, METRICS)
+    assert far.verdict == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +337,24 @@ def test_a_custom_claim_takes_one_value_per_seed():
     result = _custom(lambda r: r.sort_values("seed")["rmse"].to_numpy(), records)
     assert (result.verdict, result.measured, result.seeds) == ("reproduced", pytest.approx(2.1), 3)
     assert _custom(lambda r: 2.0, records, deterministic=True).verdict == "reproduced"
-    assert _custom(lambda r: 2.0, records).verdict == "inconclusive"
+    assert _custom(lambda r: [2.0] * 3, records, deterministic=True).verdict == "reproduced"
+    assert _custom(lambda r: 2.0, frame({("d", "ours"): [2.0]})).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("returned", "deterministic", "reason"),
+    [
+        (2.0, False, r"one value for all needs `deterministic: true`\); it returned 1 value for 3 seeds"),
+        ([2.0, 2.1], False, "one value per seed; it returned 2 values for 3 seeds"),
+        ([2.0, 2.0], True, "it returned 2 values for 3 seeds"),
+        ([2.0] * 4, False, "it returned 4 values for 3 seeds"),
+        ([], True, "one value per seed"),
+    ],
+)
+def test_a_custom_function_must_return_as_many_values_as_there_are_seeds(returned, deterministic, reason):
+    result = _custom(lambda r: returned, frame({("d", "ours"): [2.0, 2.1, 2.2]}), deterministic=deterministic)
+    assert (result.verdict, result.measured) == ("not measured", None)
+    assert re.search(reason, result.note)
 
 
 @pytest.mark.parametrize(
@@ -343,8 +366,6 @@ def test_a_custom_claim_takes_one_value_per_seed():
     ],
 )  # fmt: skip
 def test_a_custom_function_that_fails_is_a_reason_not_a_crash(function, reason):
-    import re
-
     result = _custom(function, frame({("d", "ours"): [2.0]}))
     assert result.verdict == "not measured"
     assert re.search(reason, result.note)

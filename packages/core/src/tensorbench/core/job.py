@@ -1,4 +1,4 @@
-"""A job: all seeds of one method on one dataset, or all trials of its tuning, from config to record and MLflow.
+"""A job: all seeds of one method on one dataset, after its tuning if it has one, from config to record and MLflow.
 
 A job writes its record when every seed is done, atomically. A seed that raises fails the whole job: no record, a note
 ``<method>.failed.json`` with the error beside where the record would be, and an MLflow run marked FAILED with the
@@ -155,21 +155,14 @@ class Job:
         return output
 
     def _tuned_params(self) -> dict[str, Any]:
+        """The method's parameters, with the winner's where it has a search space; tunes first if need be."""
         params = self.experiment.methods[self.method].params
         if not self.experiment.is_tuned(self.method):
             return params
         path = self.path(".tuned.json")
-        if not path.exists():
-            raise ConfigError(
-                f"{path} is missing: {self.method} has a search space, so its tuning comes first "
-                f"(snakemake does that; by hand: add --tune)"
-            )
-        winner = json.loads(path.read_text())
-        if winner.get("tuning_hash") != self.tuning_hash:
-            raise ConfigError(
-                f"{path} is the outcome of another config; tune again (snakemake does that; by hand: --tune)"
-            )
-        return {**params, **winner["params"]}
+        if not (path.exists() and json.loads(path.read_text()).get("tuning_hash") == self.tuning_hash):
+            self.tune()
+        return {**params, **json.loads(path.read_text())["params"]}
 
     def tune(self) -> Path:
         """All trials as ordinary runs, each kept on its own (an interrupted tuning resumes), then the winner as JSON.
@@ -326,7 +319,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--scale", default=DEFAULT_SCALE)
     arguments.add_argument("--root", type=Path, default=Path("."), help="the workspace (default: here)")
     arguments.add_argument("--threads", type=int, help="at most this many compute threads (default: the config's)")
-    arguments.add_argument("--tune", action="store_true", help="do the tuning trials instead of the seeded runs")
+    arguments.add_argument("--tune", action="store_true", help="do only the tuning trials, not the seeded runs")
     arguments.add_argument("--log", type=Path, help="also write the log to this file")
     return arguments
 

@@ -94,7 +94,7 @@ def collect(experiment: Experiment, paths: Paths) -> Collected:
     if result.older_code:
         log.warning(
             "%s: %d of %d runs were made by other code of packages/%s than the present; to redo them: "
-            "snakemake %s --forcerun run tune",
+            "snakemake %s --forcerun run",
             experiment.key, result.older_code, len(codes), experiment.package, experiment.key,
         )  # fmt: skip
     return result

@@ -187,7 +187,7 @@ def finish_without_failed_runs(
     left alone, and so is one that was asked for records only.
     """
     failed = failed_jobs(plan)
-    wanted = [target for target in targets if not target.endswith((".parquet", ".tuned.json")) or target.count("/") < 4]
+    wanted = [target for target in targets if not target.endswith(".parquet") or target.count("/") < 4]
     if not failed or (targets and not wanted):
         return
     shown = ", ".join(file.removeprefix("results/").removesuffix(".failed.json") for file in failed)

@@ -7,8 +7,9 @@ What is measured. A *value per seed* is formed first, then the mean over seeds w
   that of the log-ratios, paired by seed. Several methods in ``over``: on each dataset (and at each step) the best of
   them by the metric's direction, judged by its mean over the seeds, so that the baseline is never the weaker of two;
 - ``difference``: likewise with differences and arithmetic means;
-- ``slope``: the exponent fitted to the seed's points; a single seed has the regression's own interval;
-- ``custom``: what the function returns for each seed;
+- ``slope``: the exponent fitted to the seed's points; a single seed shows the regression's own interval, which speaks
+  of the fit and not of other seeds, and so decides nothing;
+- ``custom``: what the function returns for each seed, or the one value that it returns if the claim is deterministic;
 - ``holds``: the fraction of runs in which the metric is true; no interval.
 
 ``where: {step: x}`` takes the history at that step instead of the final value. ``steps: true`` takes all steps, each
@@ -101,8 +102,7 @@ def _per_seed(
             return np.array([exponent(*curves[seed]).mean for seed in found.seeds]), ""
         except ValueError as error:
             raise NotMeasured(str(error)) from error
-    assert isinstance(spec, Custom)
-    return _custom(spec, found, module), ""
+    return _custom(claim, found, module), ""
 
 
 def _compare(spec: Ratio | Difference, found: Runs, metrics: Mapping[str, str]) -> tuple[np.ndarray, str]:
@@ -128,7 +128,9 @@ def _compare(spec: Ratio | Difference, found: Runs, metrics: Mapping[str, str]) 
     return np.mean(per_dataset, axis=0), remark
 
 
-def _custom(spec: Custom, found: Runs, module: ModuleType | None) -> np.ndarray:
+def _custom(claim: Claim, found: Runs, module: ModuleType | None) -> np.ndarray:
+    spec = claim.spec
+    assert isinstance(spec, Custom)
     function = getattr(module, spec.function, None)
     if not callable(function):
         raise NotMeasured(f"the experiment module has no function {spec.function}(records)")
@@ -141,7 +143,17 @@ def _custom(spec: Custom, found: Runs, module: ModuleType | None) -> np.ndarray:
         raise NotMeasured(f"{said} must return one value per seed; it returned an array of shape {values.shape}")
     if not np.isfinite(values).all():
         raise NotMeasured(f"{said} returned {', '.join(f'{value:g}' for value in values[~np.isfinite(values)])}")
+    if values.size != len(found.seeds) and not (values.size == 1 and claim.deterministic):
+        one = " (one value for all needs `deterministic: true`)" if values.size == 1 else ""
+        raise NotMeasured(
+            f"{said} must return one value per seed{one}; it returned {_count(values.size, 'value')} "
+            f"for {_count(len(found.seeds), 'seed')}"
+        )
     return values
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _interval(claim: Claim, found: Runs, values: np.ndarray) -> tuple[Interval, str]:
@@ -155,23 +167,23 @@ def _interval(claim: Claim, found: Runs, values: np.ndarray) -> tuple[Interval, 
                 "give it seeds and an interval instead"
             )
         return Interval(float(measured[0]), None, None, values.size), ""
-    why = ""
     interval = mean_interval(values)
+    why = "one seed of a random quantity decides nothing" if values.size == 1 else ""
     if values.size == 1 and isinstance(claim.spec, Slope):
         interval = exponent(*gather.growth(found, claim.spec)[found.seeds[0]])
-        why = "" if interval.low is None else "one seed: the interval is the fit's own"
+        why += "" if interval.low is None else "; the interval is the fit's own"
     if interval.low is None or interval.high is None:
-        return Interval(back(interval.mean), None, None, values.size), "one seed of a random quantity decides nothing"
+        return Interval(back(interval.mean), None, None, values.size), why
     return Interval(back(interval.mean), back(interval.low), back(interval.high), values.size), why
 
 
 def _verdict(interval: Interval, claim: Claim) -> VerdictName:
     assert not isinstance(claim.spec, Holds)
     lowest, highest = claim.spec.bounds
+    if interval.n == 1 and not claim.deterministic:
+        return "inconclusive"
     low, high = interval.low, interval.high
-    if low is None or high is None:
-        if not claim.deterministic:
-            return "inconclusive"
+    if low is None or high is None:  # deterministic
         low = high = interval.mean
     if lowest <= low and high <= highest:
         return "reproduced"
