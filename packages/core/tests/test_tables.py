@@ -11,7 +11,8 @@ import pytest
 from tensorbench.core import tables
 from tensorbench.core.claims.decide import ledger
 from tensorbench.core.claims.models import Verdict
-from tensorbench.core.record import RecordError
+from tensorbench.core.record import Record, RecordError, write
+from tensorbench.core.records import load
 
 THIN = "\u2009"
 
@@ -122,6 +123,21 @@ def test_nan_wins_nothing_and_says_so_and_absent_runs_are_dashes():
     assert texts(table, 1) == ["NaN in 1/2", "2", "–"]
     assert [row[1].bold for row in table.rows] == [False, True, False]
     assert texts(build(records({("x", "a"): [1.0]})), 1) == ["1", "–", "–"]
+
+
+def test_nan_in_every_run_is_told_from_a_metric_that_is_not_logged(tmp_path):
+    def run(method, seed, **metrics):
+        return Record("p", "e", "x", method, seed, "desk", "now", "hash", metrics=metrics)
+
+    rows = [run("a", s, rmse=math.nan) for s in (0, 1)] + [run("b", s, rmse=2.0) for s in (0, 1)] + [run("c", 0, k=1.0)]
+    write(tmp_path / "all.parquet", rows)
+    frame = load(tmp_path / "all.parquet")
+    table = build(frame)
+    assert texts(table, 1) == ["NaN in 2/2", "2", "–"]
+    assert [row[1].bold for row in table.rows] == [False, True, False]
+    assert table.raw.loc[0, ["seeds", "nan"]].tolist() == [2, 2]
+    assert math.isnan(table.raw.loc[0, "mean"])
+    assert texts(build(frame[frame["method"] == "a"], methods="a"), 1) == ["NaN in 2/2"]
 
 
 def test_booleans_are_counted():

@@ -135,6 +135,7 @@ def frame(table: pa.Table, folder: Path | None = None) -> pd.DataFrame:
         row |= {f"{kind}.{key}": value for kind in ("dataset", "method") for key, value in params.get(kind, {}).items()}
         kept = [str(folder / name) if folder else name for name in columns["artifacts"][i] or []]
         row |= {"_history": points, "_artifacts": kept, "_provenance": columns["provenance"][i]}
+        row["_logged"] = list(metrics)  # a metric that is NaN is not one that was never logged
         rows.append(row)
     fixed = [
         "dataset",
@@ -148,6 +149,7 @@ def frame(table: pa.Table, folder: Path | None = None) -> pd.DataFrame:
         "_history",
         "_artifacts",
         "_provenance",
+        "_logged",
     ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=fixed)
 
@@ -165,7 +167,7 @@ def write_collected(path: Path, collected: Collected) -> None:
     table = collected.table.replace_schema_metadata({**(rec.SCHEMA.metadata or {}), _NOTES: json.dumps(notes).encode()})
     with rec.atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    wide = frame(collected.table).drop(columns=["_history", "_artifacts", "_provenance"], errors="ignore")
+    wide = frame(collected.table).drop(columns=["_history", "_artifacts", "_provenance", "_logged"], errors="ignore")
     with rec.atomic(path.with_suffix(".csv")) as temporary:
         wide.to_csv(temporary, index=False)
 

@@ -59,9 +59,9 @@ def experiment_table(
 
     ``metrics`` says ``minimize`` or ``maximize`` for each metric; the best mean of each dataset and metric is bold
     (all of those that read the same, none if all do). Boolean metrics count the runs in which they are true. A run
-    without the metric leaves a dash; NaN in some seeds says so and competes for nothing. ``trials`` adds a column
-    with each method's tuning trials, if any has some. Few columns stand as methods × (metric, dataset), many as one
-    block per dataset.
+    without the metric leaves a dash; NaN in some or all seeds says so and competes for nothing. ``trials`` adds a
+    column with each method's tuning trials, if any has some. Few columns stand as methods × (metric, dataset), many
+    as one block per dataset.
     """
     if "trial" in records:
         records = records[records["trial"].isna()]
@@ -129,9 +129,10 @@ def _summary(
         for method in methods:
             runs = groups.get((dataset, method))
             for metric in metrics:
-                if runs is None or metric not in runs or runs[metric].isna().all():
+                if runs is None or metric not in runs or not _was_logged(runs, metric):
                     continue
-                boolean = all(isinstance(value, bool | np.bool_) for value in runs[metric].dropna())
+                numbers = runs[metric].dropna()
+                boolean = len(numbers) > 0 and all(isinstance(value, bool | np.bool_) for value in numbers)
                 values = pd.to_numeric(runs[metric], errors="coerce").to_numpy(dtype=float)
                 finite = values[np.isfinite(values)]
                 lost = values.size - finite.size
@@ -142,6 +143,11 @@ def _summary(
                 rows.append((dataset, method, metric, mean, low, high, values.size, lost, boolean, False))
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"mean": float, "low": float, "high": float, "best": bool})
+
+
+def _was_logged(runs: pd.DataFrame, metric: str) -> bool:
+    """Whether any run logged the metric, be it NaN; a frame that does not say (``_logged``) needs a number for that."""
+    return bool(runs[metric].notna().any()) or any(metric in names for names in runs.get("_logged", []))
 
 
 def _cells(raw: pd.DataFrame, metrics: Mapping[str, str]) -> dict[tuple[str, str, str], Cell]:
