@@ -30,7 +30,9 @@ def collect_experiment(experiment: Experiment, paths: Paths) -> records.Collecte
     """Collect an experiment's records; datasets that cannot be had here are told as the reason of their absence."""
     collected = records.collect(experiment, paths)
     for dataset, choice in experiment.datasets.items():
-        absent = [f"{dataset}/{m}" for m in experiment.methods if collected.missing.get(f"{dataset}/{m}") == "not run"]
+        absent = [
+            job for job, reason in collected.missing.items() if job.startswith(f"{dataset}/") and reason == "not run"
+        ]
         if absent:
             found, reason = data.available(choice.uses)
             if not found:

@@ -34,6 +34,7 @@ class Entry(BaseModel):
 class MethodEntry(Entry):
     paper: str | None = None
     search: dict[str, Any] | None = None
+    datasets: list[Name] | None = None  # the only datasets that the method can take; default: all
 
 
 class Tuning(Strict):

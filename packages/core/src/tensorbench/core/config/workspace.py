@@ -34,6 +34,7 @@ class Choice:
     params: dict[str, Any] = field(default_factory=dict)
     paper: str | None = None
     search: dict[str, Any] | None = None
+    takes: tuple[str, ...] | None = None  # datasets that a method can take; None: all
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ class Experiment:
 
     def jobs(self) -> Iterator[tuple[str, str]]:
         """(dataset, method) of every job; one job runs all seeds."""
-        return ((dataset, method) for dataset in self.datasets for method in self.methods)
+        for dataset in self.datasets:
+            for method, choice in self.methods.items():
+                if choice.takes is None or dataset in choice.takes:
+                    yield dataset, method
 
     def is_tuned(self, method: str) -> bool:
         return self.tuning is not None and self.methods[method].search is not None
@@ -247,6 +251,7 @@ class _Checker:
                 self._add(f"datasets.{name}", unknown("dataset", uses, self.dataset_names))
         for name, method in model.methods.items():
             self._known(f"methods.{name}.paper", "paper", [method.paper] if method.paper else [], self.papers)
+            self._known(f"methods.{name}.datasets", "dataset", method.datasets or [], model.datasets)
             if method.search is not None:
                 try:
                     search_space.check(method.search)
@@ -348,7 +353,8 @@ def resolve(
     for name, (entry, change) in _select(model.methods, override.methods).items():
         assert isinstance(entry, MethodEntry)
         search = change.pop("search", entry.search)
-        methods[name] = Choice(name, entry.uses or name, {**entry.params, **change}, entry.paper, search or None)
+        takes = tuple(entry.datasets) if entry.datasets is not None else None
+        methods[name] = Choice(name, entry.uses or name, {**entry.params, **change}, entry.paper, search or None, takes)
     tuning = model.tuning
     if override.tuning is not None and tuning is not None:
         try:
