@@ -156,9 +156,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _exponential(log_ratio: float) -> float:
+    """exp, infinite where it overflows."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(log_ratio))
+
+
 def _interval(claim: Claim, found: Runs, values: np.ndarray) -> tuple[Interval, str]:
     """The measured value with its interval on the scale of the bound, and a remark for the note."""
-    back = math.exp if isinstance(claim.spec, Ratio) else float
+    back = _exponential if isinstance(claim.spec, Ratio) else float
     if claim.deterministic:
         measured = np.array([back(value) for value in values])
         if not equal(measured):
