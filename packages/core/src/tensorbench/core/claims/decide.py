@@ -24,7 +24,6 @@ value; if its seeds differ (by more than 1e-9, relative), it is not deterministi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
