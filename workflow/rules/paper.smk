@@ -47,7 +47,7 @@ rule published:
 rule tracked:
     input:
         reports_of,
-        store=ancient("results/store.ready"),
+        store=ancient(STORE),
     output:
         touch("results/{scale}/tracked.ready"),
     log:
@@ -62,7 +62,7 @@ rule tracked:
 
 rule sync:
     input:
-        store="results/store.ready",
+        store=STORE,
     params:
         scale=SCALE,
     log:

@@ -10,9 +10,7 @@ localrules:
 
 rule store:
     output:
-        touch("results/store.ready"),
-    params:
-        mlflow=tb.version("mlflow"),  # a new release migrates the store
+        touch(STORE),
     log:
         "results/store.log",
     conda:
@@ -25,7 +23,7 @@ rule store:
 
 rule run:
     input:
-        store=ancient("results/store.ready"),
+        store=ancient(STORE),
     output:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.parquet",
     params:

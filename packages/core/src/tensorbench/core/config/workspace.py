@@ -271,6 +271,10 @@ class _Checker:
             self._known(f"scales.{scale}.methods", "method", override.methods or [], model.methods)
             for kind, changes in (("datasets", override.datasets), ("methods", override.methods)):
                 for name, change in changes.items() if isinstance(changes, dict) else ():
+                    if kind == "methods" and change:
+                        self._known(
+                            f"scales.{scale}.methods.{name}", "dataset", change.get("datasets", []), model.datasets
+                        )
                     if change and {"uses", "paper"} & change.keys():
                         self._add(f"scales.{scale}.{kind}.{name}", "a scale changes parameters, not `uses` or `paper`")
             if override.tuning is not None and model.tuning is None:
@@ -353,7 +357,8 @@ def resolve(
     for name, (entry, change) in _select(model.methods, override.methods).items():
         assert isinstance(entry, MethodEntry)
         search = change.pop("search", entry.search)
-        takes = tuple(entry.datasets) if entry.datasets is not None else None
+        only = change.pop("datasets", entry.datasets)
+        takes = tuple(only) if only is not None else None
         methods[name] = Choice(name, entry.uses or name, {**entry.params, **change}, entry.paper, search or None, takes)
     tuning = model.tuning
     if override.tuning is not None and tuning is not None:

@@ -163,12 +163,29 @@ def legend(
     return where.legend(**({"loc": "outside lower center", "ncols": ncols} | arguments))
 
 
+class _LogLabels(ticker.LogFormatterMathtext):
+    """Powers of ten as powers, and what is labelled between them as plain numbers: 0.06, not 6 × 10⁻²."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        power = x > 0 and abs(np.log10(x) - round(np.log10(x))) < 1e-9
+        return f"{x:.4g}" if text and not power and 1e-3 <= x < 1e4 else text
+
+
+def _label_log_axes(fig: Figure) -> None:
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_scale() == "log" and isinstance(axis.get_minor_formatter(), ticker.LogFormatter):
+                axis.set_minor_formatter(_LogLabels(labelOnlyBase=False))
+
+
 def save(fig: Figure, path: str | Path, *, png: bool = True) -> list[Path]:
     """Write ``path``.pdf, ``path``.svg and (150 dpi) ``path``.png; returns the paths.
 
     Each file appears whole or not at all, and the same figure gives the same bytes: no dates, no random ids.
     """
     path = Path(path)
+    _label_log_axes(fig)
     metadata: dict[str, dict[str, Any]] = {
         "pdf": {"CreationDate": None, "ModDate": None},
         "svg": {"Date": None},
