@@ -9,9 +9,6 @@ from tensorbench.core.config import ConfigError
 tb.use_this_interpreter()
 TARGETS = tb.typed_targets(tuple(sys.argv))
 SCALE = "smoke" if "smoke" in TARGETS else str(config.get("scale", "desk"))
-# A new release of MLflow asks for a new file, so that the store is migrated. (An outdated `ancient` input would keep
-# Snakemake from seeing what else there is to do.)
-STORE = f"results/store.mlflow-{tb.version('mlflow')}.ready"
 PARTIAL = bool(int(config.get("partial", 0)))
 STRICT = "--strict" if int(config.get("strict", 0)) else ""
 

@@ -47,7 +47,7 @@ rule published:
 rule tracked:
     input:
         reports_of,
-        store=ancient(STORE),
+        store=ancient("results/store.ready"),
     output:
         touch("results/{scale}/tracked.ready"),
     log:
@@ -62,7 +62,7 @@ rule tracked:
 
 rule sync:
     input:
-        store=STORE,
+        store="results/store.ready",
     params:
         scale=SCALE,
     log:

@@ -10,7 +10,7 @@ localrules:
 
 rule store:
     output:
-        touch(STORE),
+        touch("results/store.ready"),
     log:
         "results/store.log",
     conda:
@@ -23,7 +23,7 @@ rule store:
 
 rule run:
     input:
-        store=ancient(STORE),
+        store=ancient("results/store.ready"),
     output:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.parquet",
     params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -131,11 +130,6 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
             skipped[name] = reason
             log.warning("dataset %s (%s and perhaps others) is skipped: %s", name, key, reason)
     return Plan(workspace, skipped, partial)
-
-
-def version(distribution: str) -> str:
-    """The installed version of a distribution."""
-    return importlib.metadata.version(distribution)
 
 
 def use_this_interpreter() -> None:
