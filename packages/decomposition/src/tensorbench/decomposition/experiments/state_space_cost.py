@@ -81,6 +81,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             first = ours[ours["states"] == ours["states"].min()]["epoch_seconds"].mean()
             plotting.guide(ax, 1.0, through=(ours["states"].min(), 0.6 * first))
     ax.set_xlabel("distinct indices per mode")
-    ax.set_ylabel("CPU seconds per epoch")
+    ax.set_ylabel("seconds per epoch")
     plotting.legend(ax)
     yield "cost", fig
