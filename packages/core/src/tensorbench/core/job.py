@@ -12,7 +12,6 @@ import gc
 import json
 import logging
 import os
-import random
 import shutil
 import sys
 import time
@@ -26,18 +25,12 @@ from typing import Any
 from tensorbench.core import provenance, record, tracking
 from tensorbench.core.config import DEFAULT_SCALE, Choice, ConfigError, Experiment, config_hash, load
 from tensorbench.core.errors import unknown
+from tensorbench.core.process import limit_loaded_libraries, limit_threads, seed_everything, set_up_logging
 from tensorbench.core.records import Paths
 from tensorbench.core.run import Dataset, Run
 
 log = logging.getLogger("tensorbench")
 TUNING_SEED = 10_000  # trials see data and draws that no seeded run sees
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class RunFailed(RuntimeError):
@@ -115,7 +108,7 @@ class Job:
             live=not experiment.exclusive,
         )
         run.sink = live.log
-        _seed_everything(seed)
+        seed_everything(seed)
         gc.collect()  # what an earlier seed left would count as this one's memory
         started = time.perf_counter()
         try:
@@ -264,15 +257,6 @@ def _summary(metrics: dict[str, float], experiment: Experiment) -> str:
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in shown[:4])
 
 
-def _seed_everything(seed: int) -> None:
-    """Libraries that draw from global generators (some baselines do) repeat themselves too."""
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
-
-
 def import_experiment(experiment: Experiment, root: Path) -> ModuleType:
     """The module of ``experiment``, from the workspace at ``root`` if its package is not installed."""
     import importlib
@@ -281,34 +265,6 @@ def import_experiment(experiment: Experiment, root: Path) -> ModuleType:
     if source.is_dir() and str(source) not in sys.path:
         sys.path.append(str(source))
     return importlib.import_module(experiment.module)
-
-
-def _limit_threads(threads: int) -> None:
-    """For libraries that are loaded from now on; those loaded already (pandas brings NumPy) no longer look."""
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
-
-
-def _limit_loaded_libraries(threads: int) -> None:
-    """For the BLAS and OpenMP pools that are there already."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-
-
-def set_up_logging(path: Path | None) -> None:
-    """Lines for a person on stderr, and in the file ``path``."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
-    )
-    for noisy in ("mlflow", "alembic", "matplotlib", "numba", "urllib3", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -333,7 +289,7 @@ def open_job(
         if name not in valid:
             raise ConfigError(f"{key} at scale {scale}: {unknown(kind, name, valid)}")
     threads = max(1, min(experiment.threads, threads or experiment.threads))
-    _limit_threads(threads)
+    limit_threads(threads)
     if experiment.device == "gpu":
         from tensorbench.core.devices import lease
 
@@ -346,7 +302,7 @@ def open_job(
     except Exception as error:
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error
-    _limit_loaded_libraries(threads)
+    limit_loaded_libraries(threads)
     return Job(experiment, dataset, method, root, module, threads)
 
 

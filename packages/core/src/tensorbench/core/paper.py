@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tensorbench.core import data, papers, provenance, record, records
 from tensorbench.core.config import DEFAULT_SCALE, Experiment, Workspace, load
-from tensorbench.core.job import set_up_logging
+from tensorbench.core.process import set_up_logging
 from tensorbench.core.records import Paths
 
 log = logging.getLogger("tensorbench")

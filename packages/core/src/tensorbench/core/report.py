@@ -16,7 +16,8 @@ import pandas as pd
 
 from tensorbench.core import data, record, records
 from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, Workspace, load
-from tensorbench.core.job import import_experiment, set_up_logging
+from tensorbench.core.job import import_experiment
+from tensorbench.core.process import set_up_logging
 from tensorbench.core.records import Paths
 
 log = logging.getLogger("tensorbench")
