@@ -23,11 +23,12 @@ from types import ModuleType
 from typing import Any
 
 from tensorbench.core import provenance, record, tracking
-from tensorbench.core.config import DEFAULT_SCALE, Choice, ConfigError, Experiment, config_hash, load
+from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, config_hash, load
 from tensorbench.core.errors import unknown
 from tensorbench.core.process import limit_loaded_libraries, limit_threads, seed_everything, set_up_logging
 from tensorbench.core.records import Paths
 from tensorbench.core.run import Dataset, Run
+from tensorbench.core.tracking.sync import flat
 
 log = logging.getLogger("tensorbench")
 TUNING_SEED = 10_000  # trials see data and draws that no seeded run sees
@@ -104,7 +105,7 @@ class Job:
             experiment=experiment.key,
             name=run.title,
             tags=_tags(result),
-            params=_flat(result.params),
+            params=flat(result.params),
             live=not experiment.exclusive,
         )
         run.sink = live.log
@@ -248,10 +249,6 @@ def _tags(result: record.Record) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _flat(params: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {f"{kind}.{key}": str(value) for kind, entries in params.items() for key, value in entries.items()}
-
-
 def _summary(metrics: dict[str, float], experiment: Experiment) -> str:
     shown = [name for name in (experiment.table or experiment.metrics) if name in metrics] or list(metrics)
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in shown[:4])
@@ -357,4 +354,4 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["TUNING_SEED", "Choice", "Job", "RunFailed", "main", "open_job"]
+__all__ = ["TUNING_SEED", "Job", "RunFailed", "main", "open_job"]

@@ -41,7 +41,7 @@ def collect_experiment(experiment: Experiment, paths: Paths) -> records.Collecte
     return collected
 
 
-def trials_of(experiment: Experiment, paths: Paths) -> dict[str, int]:
+def trials_of(experiment: Experiment) -> dict[str, int]:
     """Tuning trials that each method was given; 0 means its library's or paper's defaults."""
     return {
         m: experiment.tuning.trials if experiment.tuning and experiment.is_tuned(m) else 0 for m in experiment.methods
@@ -69,7 +69,7 @@ def _decide(experiment: Experiment, frame: pd.DataFrame, paths: Paths, module: M
     from tensorbench.core.claims.decide import decide
 
     missing, _ = records.read_notes(paths.collected(experiment.key))
-    trials = trials_of(experiment, paths)
+    trials = trials_of(experiment)
     rows = []
     for claim in experiment.claims:
         verdict = decide(claim, frame, experiment.metrics, missing=missing, module=module)
@@ -104,7 +104,7 @@ def _table(experiment: Experiment, frame: pd.DataFrame, paths: Paths) -> None:
         datasets=list(experiment.datasets),
         methods=list(experiment.methods),
         metrics={name: experiment.metrics[name] for name in columns},
-        trials=trials_of(experiment, paths),
+        trials=trials_of(experiment),
     )
     tables.write(table, paths.table(experiment.key))
 
