@@ -296,6 +296,12 @@ class _Checker:
             self._known(where, "method", claim.methods(), model.methods)
             self._known(where, "dataset", claim.dataset_names(), model.datasets)
             self._known(where, "metric", claim.metric_names(), model.metrics)
+            for method_name in sorted(claim.methods() & model.methods.keys()):
+                taken = model.methods[method_name].datasets
+                for asked in sorted(claim.dataset_names() - set(taken)) if taken is not None else ():
+                    self._add(
+                        where, f"method {method_name} does not take dataset {asked} (methods.{method_name}.datasets)"
+                    )
             if claim.custom is not None and functions is not None:
                 self._known(f"{where}.custom.function", "function of the module", [claim.custom.function], functions)
             if claim.slope is not None and claim.slope.against != "step":
