@@ -4,7 +4,7 @@ Each dataset asks one question (a protocol of this module); the steps of its his
 
 - ``phases`` (step iteration): figure 2 of the paper, 2.5 times ``iterations``, width 100.
 - ``width`` (step width, or iteration for the curves ``error_width_…``): figure 3.
-- ``start_size`` (step alpha): figure 4, at widths 200 and 10 (``…_narrow``).
+- ``start_size`` (step alpha): figure 4, at widths 200 and 10 (``…_narrow``); the artifact `grid.csv` has both as rows.
 - ``half_measurements``: a start of 1 against one of 1e-7 with half of figure 3's measurements.
 - ``recovery`` (step case): four problems for every method, steps scaled as 1 / m from the paper's 285 measurements.
 - ``diagram`` (step m): recovery of each tubal rank, same scaling.
@@ -55,9 +55,12 @@ def descend(data: TubalSensing, run: Run, **changes) -> TubalGDResult:
 
 
 def solve_gd(data: TubalSensing, run: Run) -> np.ndarray:
-    """U * U^T; the step that fits this number of measurements, stopping at the size of the start."""
-    step = run.method.params["step"] * MEASUREMENTS / data.operator.m
-    return descend(data, run, step=step, stop=run.method.params["alpha"]).tensor()
+    """U * U^T; the step that fits this number of measurements, stopping at the size of the start. Adam's steps do not
+    scale with the gradient."""
+    p = run.method.params
+    optimizer = p.get("optimizer", "gd")
+    step = p["step"] * (1.0 if optimizer == "adam" else MEASUREMENTS / data.operator.m)
+    return descend(data, run, step=step, stop=p["alpha"], optimizer=optimizer).tensor()
 
 
 def solve_tnn(data: TubalSensing, run: Run) -> np.ndarray:
@@ -94,6 +97,7 @@ def phases(run: Run) -> None:
     run.log(
         **last,
         aligned_angle=history["angle_spectral"][best],
+        aligned_angle_power=history["angle_power"][first_phase].min(),
         aligned_iteration=history["iteration"][best],
         spectral_end=spectral_phase_end(history),
         predicted_iterations=theory.spectral_iterations(data.operator, data.y, data.rank, alpha, step),
@@ -121,18 +125,24 @@ def width(run: Run) -> None:
 def start_size(run: Run) -> None:
     """Final errors, effective rank and singular values for every start."""
     data: TubalSensing = run.dataset.load(run.seed)
+    grid = []
     for alpha in run.progress(STARTS, desc="starts"):
         wide, narrow = (descend(data, run, R=R, alpha=alpha, record_every=10**9) for R in (200, 10))
+        for R, result in ((200, wide), (10, narrow)):
+            errors = [result.history[name][-1] for name in ("test_error", "train_error")]
+            grid.append([R, alpha, *errors, tubal_rank(result.tensor(), EFFECTIVE)])
         sizes = tubal_singular_values(wide.factor)
         run.log(
             step=alpha,
             final_error=wide.history["test_error"][-1],
             final_train_error=wide.history["train_error"][-1],
             final_error_narrow=narrow.history["test_error"][-1],
-            effective_rank=tubal_rank(wide.tensor(), EFFECTIVE),
-            effective_rank_narrow=tubal_rank(narrow.tensor(), EFFECTIVE),
+            effective_rank=grid[-2][-1],
+            effective_rank_narrow=grid[-1][-1],
             **{f"sigma_{i + 1}": size for i, size in enumerate(sizes)},
         )
+    columns = ["width", "alpha", "test_error", "train_error", "effective_rank"]
+    pd.DataFrame(grid, columns=columns).to_csv(run.artifact("grid.csv"), index=False)
 
 
 def half_measurements(run: Run) -> None:
@@ -223,9 +233,10 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, (left, right) = plotting.figure(columns=2, cols=2, height=7.0)
     curves = {"angle_spectral": "angle to L", "test_error": "test error", "sigma_error": "error of $\\sigma_r$",
               "train_error": "training error"}  # fmt: skip
-    _curves(left, records, "phases", curves, "iteration")
+    kilo = {"x": "thousand iterations", "unit": 1000, "reducer": "median"}
+    _curves(left, records, "phases", curves, **kilo)
     left.set_ylabel("relative error, or sine of angle")
-    _curves(right, records, "phases", {**curves, "angle_target": "angle to X*"}, "iteration", log=True)
+    _curves(right, records, "phases", {**curves, "angle_target": "angle to X*"}, **kilo, log=True)
     plotting.legend(fig)
     yield "phases", fig
 
@@ -235,7 +246,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     plotting.legend(ax)
     yield "width", fig
 
-    fig, ax = plotting.figure(height=6.5)
+    fig, (ax, ranks) = plotting.figure(columns=2, cols=2, height=6.5)
     names = {"final_error": "test, R = 200", "final_error_narrow": "test, R = 10", "final_train_error": "training"}
     plotting.log_axis(ax, "x")
     _curves(ax, records, "start_size", names, "size of the start α", log=True)
@@ -243,6 +254,14 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.guide(ax, 1.0, through=(1e-6, 1e-6))
     ax.set_ylabel("relative error")
     plotting.legend(ax)
+    plotting.log_axis(ranks, "x")
+    names = {"effective_rank": "R = 200", "effective_rank_narrow": "R = 10"}
+    _curves(ranks, records, "start_size", names, "size of the start α")
+    if ranks.lines:
+        plotting.reference(ranks, y=3, text="rank of X*")
+        ranks.set_ylim(2, 10)
+    ranks.set_ylabel("effective tubal rank")
+    plotting.legend(ranks, loc="upper left")
     yield "start_size", fig
 
     fig, ax = plotting.figure(height=6.5)
@@ -257,16 +276,25 @@ def _history(records: pd.DataFrame, metric: str, dataset: str) -> pd.DataFrame:
     return rec.history(rows, metric)
 
 
-def _curves(ax: Axes, records: pd.DataFrame, dataset: str, names: dict[str, str], x: str, log: bool = False) -> None:
-    """Several metrics of one dataset over their steps."""
+def _curves(
+    ax: Axes,
+    records: pd.DataFrame,
+    dataset: str,
+    names: dict[str, str],
+    x: str,
+    log: bool = False,
+    unit: float = 1,
+    reducer: str = "mean",
+) -> None:
+    """Several metrics of one dataset over their steps, in units of `unit`."""
     pieces = [_history(records, metric, dataset).assign(curve=text) for metric, text in names.items()]
     pieces = [piece for piece in pieces if len(piece)]
     ax.set_xlabel(x)
     if not pieces:
         return plotting.empty(ax)
-    plotting.series(ax, pd.concat(pieces), "step", "value", by="curve", log="y" if log else "")
-    if log:
-        ax.autoscale(axis="y")
+    points = pd.concat(pieces)
+    points["step"] = points["step"].astype(float) / unit
+    plotting.series(ax, points, "step", "value", by="curve", reducer=reducer, log="y" if log else "")
     return None
 
 
@@ -279,8 +307,12 @@ def _spectrum(ax: Axes, records: pd.DataFrame) -> None:
     if not pieces:
         return plotting.empty(ax)
     values = pd.concat(pieces)
+    at = values["step"].astype(float)
     values = pd.concat(
-        [values[np.isclose(values["step"].astype(float), a)].assign(start=f"α = {a:g}") for a in SHOWN_STARTS]
+        [
+            values[np.isclose(at, alpha, rtol=1e-6, atol=0)].assign(start=f"$α = 10^{{{np.log10(alpha):.0f}}}$")
+            for alpha in SHOWN_STARTS
+        ]
     )
     plotting.series(ax, values, "index", "value", by="start", log="y")
     ax.set_xticks(range(1, 11))

@@ -2,9 +2,12 @@
 
 Columns of a history: `iteration`; `train_error` |A(U * U^T) - y| / |y|; `power_distance` |U_t - W_t|_F / |W_t|_F to the
 power iterate W_t = (I + step M)^t * U_0 (see :func:`gradient_descent.power_iterates`). With a target X* = X * X^T:
-`test_error` |U * U^T - X*|_F / |X*|_F. With a rank r: `angle_spectral`, the sine of the largest principal angle of the
-r leading tubal left singular vectors of U_t to the spectral subspace L, and `sigma` and `sigma_next`, 2-norms of the
-r-th and (r+1)-th tubal singular values of U_t. With both: `angle_target` to the column space of X*, and `sigma_error`,
+`test_error` |U * U^T - X*|_F / |X*|_F.
+
+With a rank r: `angle_spectral`, the sine of the largest principal angle between the r leading tubal left singular
+vectors of U_t and the spectral subspace L; `angle_power`, the same for the eigenvectors of the r largest eigenvalues (L
+belongs to the r largest in size; a power method damps negative ones); `sigma` and `sigma_next`, 2-norms of the r-th and
+(r+1)-th tubal singular values of U_t. With both: `angle_target` to the column space of X*, and `sigma_error`,
 |sigma_r(U_t) - sigma_r(X)|_2 / |sigma_r(X)|_2 as tubes.
 """
 
@@ -59,6 +62,7 @@ class Monitor:
         self._target = self._target_space = None
         if rank is not None:
             self._spectral = leading_eigenvectors(observed, operator, rank)
+            self._power = self._vectors[:, :, ::-1][:, :, :rank]
         if target is not None:
             target = check_third_order(target, "target")
             if target.shape != (operator.n, operator.n, operator.k):
@@ -83,6 +87,7 @@ class Monitor:
             if self.rank <= left.shape[2]:
                 space = left[:, :, : self.rank]
                 row["angle_spectral"] = largest_sine(space, self._spectral)
+                row["angle_power"] = largest_sine(space, self._power)
                 if self._target_space is not None:
                     row["angle_target"] = largest_sine(space, self._target_space)
                     difference = values[:, self.rank - 1 : self.rank] - self._sigma
