@@ -5,8 +5,8 @@ Karnik, Veselovska, Iwen, Krahmer, "Implicit Regularization for Tubal Tensor Fac
 
     l(U) = |A(U * U^T) - y|^2 / 2,    grad l(U) = D * U,    D = sum_i (<A_i, U * U^T> - y_i) (A_i + A_i^T)
 
-from U_0 = alpha N(0, 1) / sqrt(R) by U <- U - step D * U, with A_i of N(0, 1) entries (m times larger values than in
-the paper's text, where the variance is 1 / m; the step is that much smaller).
+from U_0 = alpha N(0, 1) / sqrt(R) by U <- U - step D * U. The entries of A_i have variance 1, as in the authors' code; in
+the paper's text it is 1 / m, so that a step there is m times one here.
 
 Everything happens in the transformed domain: U as slices, U * U^T as a vector of its few free entries (see
 :class:`measurements.SymmetricCoordinates`), A as a matrix on them. Steps only multiply U from the left, so that for
@@ -97,8 +97,6 @@ class TubalGD:
         DivergenceError: the loss exceeds 20 times its initial value. UserWarning: R < rank.
         """
         y = operator.check_values(y)
-        if rank is not None and rank > self.R:
-            warnings.warn(f"R={self.R} < rank={rank}: under-parametrised, U * U^T cannot equal X*", stacklevel=2)
         transform, coordinates = operator.transform, operator.coordinates
         U0 = self.initial(operator.n, operator.k) if start is None else check_third_order(start, "start")
         if U0.shape != (operator.n, self.R, operator.k):
@@ -109,6 +107,8 @@ class TubalGD:
             Q, lower = np.linalg.qr(adjoint(U))
             U = adjoint(lower)
         monitor = Monitor(operator, y, U, self.step, target, rank)
+        if rank is not None and rank > self.R:
+            warnings.warn(f"R={self.R} < rank={rank}: under-parametrised, U * U^T cannot equal X*", stacklevel=2)
         update = self._update(operator)
         limit, size = np.inf, float(np.linalg.norm(y))
         iteration = 0
