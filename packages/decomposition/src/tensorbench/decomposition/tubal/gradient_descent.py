@@ -5,8 +5,8 @@ Karnik, Veselovska, Iwen, Krahmer, "Implicit Regularization for Tubal Tensor Fac
 
     l(U) = |A(U * U^T) - y|^2 / 2,    grad l(U) = D * U,    D = sum_i (<A_i, U * U^T> - y_i) (A_i + A_i^T)
 
-from U_0 = alpha N(0, 1) / sqrt(R) by U <- U - step D * U. The entries of A_i have variance 1, as in the authors' code; in
-the paper's text it is 1 / m, so that a step there is m times one here.
+from U_0 = alpha N(0, 1) / sqrt(R) by U <- U - step D * U. The entries of A_i have variance 1, as in the authors' code;
+in the paper's text it is 1 / m, so that a step there is m times one here.
 
 Everything happens in the transformed domain: U as slices, U * U^T as a vector of its few free entries (see
 :class:`measurements.SymmetricCoordinates`), A as a matrix on them. Steps only multiply U from the left, so that for
