@@ -233,10 +233,11 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, (left, right) = plotting.figure(columns=2, cols=2, height=7.0)
     curves = {"angle_spectral": "angle to L", "test_error": "test error", "sigma_error": "error of $\\sigma_r$",
               "train_error": "training error"}  # fmt: skip
-    kilo = {"x": "thousand iterations", "unit": 1000, "reducer": "median"}
-    _curves(left, records, "phases", curves, **kilo)
+    x = "thousand iterations"
+    _curves(left, records, "phases", curves, x, unit=1000, reducer="median")
     left.set_ylabel("relative error, or sine of angle")
-    _curves(right, records, "phases", {**curves, "angle_target": "angle to X*"}, **kilo, log=True)
+    curves |= {"angle_target": "angle to X*"}
+    _curves(right, records, "phases", curves, x, log=True, unit=1000, reducer="median")
     plotting.legend(fig)
     yield "phases", fig
 

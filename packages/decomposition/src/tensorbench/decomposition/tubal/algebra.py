@@ -126,7 +126,8 @@ def t_svd(A: Float[np.ndarray, "n m k"], full: bool = False, transform: str = "f
     S = np.zeros((len(values), U.shape[2], Vh.shape[1]), dtype=np.complex128)
     diagonal = np.arange(values.shape[1])
     S[:, diagonal, diagonal] = values
-    return TSVD(*(from_slices(x, k, transform) for x in (U, S, adjoint(Vh))), values)
+    U, S, V = (from_slices(x, k, transform) for x in (U, S, adjoint(Vh)))
+    return TSVD(U, S, V, values)
 
 
 def fourier_singular_values(A: Float[np.ndarray, "n m k"], transform: str = "fft") -> Float[np.ndarray, "slices min"]:

@@ -142,7 +142,7 @@ class TubalGD:
         return self._adam(operator.k, operator.transform)
 
     def _heavy_ball(self):
-        velocity = 0.0
+        velocity = np.zeros(())
 
         def update(U: np.ndarray, gradient: np.ndarray) -> np.ndarray:
             nonlocal velocity
@@ -152,7 +152,7 @@ class TubalGD:
         return update
 
     def _adam(self, k: int, transform: str, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-12):
-        first, second, count = 0.0, 0.0, 0
+        first, second, count = np.zeros(()), np.zeros(()), 0
 
         def update(U: np.ndarray, gradient: np.ndarray) -> np.ndarray:
             nonlocal first, second, count
