@@ -176,7 +176,9 @@ class IMTD:
         """
         coords, values = np.asarray(coords, dtype=np.float64), np.asarray(values, dtype=np.float64)
         if coords.ndim != 2 or values.shape != (len(coords),):
-            raise ValueError(f"coords {coords.shape} and values {values.shape} do not match; expected (n, order) and (n,)")
+            raise ValueError(
+                f"coords {coords.shape} and values {values.shape} do not match; expected (n, order) and (n,)"
+            )
         if len(values) < FEWEST_POINTS:
             raise ValueError(f"{len(values)} points are too few; at least {FEWEST_POINTS} are needed")
         if not (np.isfinite(coords).all() and np.isfinite(values).all()):

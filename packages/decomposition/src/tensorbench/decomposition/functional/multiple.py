@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -145,7 +144,9 @@ class MultipleTensor(_Format):
         order, ranks = len(tucker.factors), tucker.ranks
         following = {m: m + 1 if m + 1 < order else 1 for m in range(1, order)}  # which short index carries mode m
         if order == 2:
-            raise ValueError("a matrix has no short index for its second mode beside its own; use an order of at least 3")
+            raise ValueError(
+                "a matrix has no short index for its second mode beside its own; use an order of at least 3"
+            )
         short = [1] * order
         for m, at in following.items():
             short[at] = ranks[m]
@@ -365,7 +366,7 @@ def proximal_step(
         change = np.linalg.solve(gram + rho * np.eye(width), (right - old @ gram).T).T
         residual = (old + change) @ design - values
     else:
-        seen = unfold(mask, n)
+        seen = np.moveaxis(mask, n, 0).reshape(len(values), -1)
         gram, right = row_systems(np.ascontiguousarray(design.T), values, seen)
         wanted = right - np.einsum("iab,ib->ia", gram, old)
         change = np.linalg.solve(gram + rho * np.eye(width), wanted[..., None])[..., 0]
