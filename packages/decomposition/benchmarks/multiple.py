@@ -1,4 +1,4 @@
-"""The Multiple format: proximal ALS against ring ALS, a training step of the networks, exact masked ALS against TensorLy.
+"""The Multiple format: proximal against ring ALS, a training step of the networks, exact masked ALS against TensorLy.
 
     OMP_NUM_THREADS=1 python packages/decomposition/benchmarks/multiple.py
 
