@@ -18,7 +18,7 @@ from tensorbench.core.timing import compare
 from tensorbench.decomposition.baselines.masked import tensorly_cp
 from tensorbench.decomposition.completion.masked_als import masked_cp
 from tensorbench.decomposition.functional.inr import INRMultiple, INRTucker
-from tensorbench.decomposition.functional.multiple import multiple_als
+from tensorbench.decomposition.functional.pals import multiple_als
 from tensorbench.decomposition.network import als
 
 logger = logging.getLogger("benchmark")

@@ -12,13 +12,11 @@ import torch
 from tensorbench.decomposition.formats import CP, TR, TT, Tucker
 from tensorbench.decomposition.functional.multiple import (
     MultipleTensor,
-    multiple_als,
     num_params,
-    proximal_step,
     rank_bounds,
     select_ranks,
-    triple_als,
 )
+from tensorbench.decomposition.functional.pals import multiple_als, proximal_step, triple_als
 
 CASES = (((3, 4, 5), (2, 3, 2)), ((3, 2, 4, 3), (2, 3, 1, 2)))
 

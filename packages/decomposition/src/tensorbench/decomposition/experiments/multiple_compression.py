@@ -18,7 +18,8 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines.networks import largest_rank
-from tensorbench.decomposition.functional.multiple import PALS, multiple_als, num_params, select_ranks
+from tensorbench.decomposition.functional.multiple import num_params, select_ranks
+from tensorbench.decomposition.functional.pals import PALS, multiple_als
 
 SCREEN = 15  # sweeps by which ranks and starts are compared
 MASKED = 0.3  # share of cells of the additional masked fit
