@@ -41,8 +41,8 @@ def test_noise_has_the_deviation_said():
 def test_scenes_are_in_the_unit_interval():
     pines = scene("indian_pines", 20, 7)
     assert pines.shape == (20, 20, 7) and pines.min() == 0 and pines.max() == 1
-    assert tensor_to_compress(seed=0, name="kinetic").shape == (16, 12, 10, 30)
-    assert tensor_to_compress(seed=0, name="chelsea", size=20).shape == (20, 20, 3)
+    assert tensor_to_compress(seed=0, source="kinetic").shape == (16, 12, 10, 30)
+    assert tensor_to_compress(seed=0, source="chelsea", size=20).shape == (20, 20, 3)
 
 
 def test_the_setting_with_the_lowest_held_out_error_is_chosen():

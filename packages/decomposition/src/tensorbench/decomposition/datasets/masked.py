@@ -128,6 +128,6 @@ def masked_scenes(*, seed: int, cases: Sequence[dict[str, Any]]) -> tuple[Masked
     licence="public domain, CC0, and as kinetic and indian_pines",
     library="scikit-image",
 )
-def tensor_to_compress(*, seed: int, name: str, size: int = 96) -> np.ndarray:
+def tensor_to_compress(*, seed: int, source: str, size: int = 96) -> np.ndarray:
     """``kinetic`` (every fourth sample and second time: 16 × 12 × 10 × 30), or a :func:`scene`; no seed changes it."""
-    return kinetic(seed=0)[::4, :, :, ::2].copy() if name == "kinetic" else scene(name, size)
+    return kinetic(seed=0)[::4, :, :, ::2].copy() if source == "kinetic" else scene(source, size)

@@ -50,7 +50,7 @@ def multiple(X: np.ndarray, budget: int, run: Run, rho: float, sweeps: int) -> t
     first = min(fits, key=lambda fit: fit.relative_error)
     best = multiple_als(X, first.tensor.ranks, init=first.tensor, max_iter=sweeps, **options)
     mask = np.random.default_rng(run.seed).random(X.shape) < MASKED
-    seen = multiple_als(X, best.tensor.ranks, mask, max_iter=sweeps, **options)
+    seen = multiple_als(X, best.tensor.ranks, mask, max_iter=max(SCREEN, sweeps // 2), **options)
     every = [*fits, best, seen]
     run.log(
         step=budget,
