@@ -136,13 +136,12 @@ def psnr(records: pd.DataFrame) -> Figure:
     """PSNR against the share of observed cells, a panel per dataset that is a series of shares of one picture."""
     history = rec.history(records, "psnr_db")
     names = [name for name in pd.unique(history["dataset"]) if name != "scenes"] or ["none"]
-    fig, axes = plotting.figure(columns=2, cols=max(2, len(names)), height=7.5, squeeze=False)
+    fig, axes = plotting.figure(columns=2, cols=len(names) + 1, height=7.5, squeeze=False)
     for ax, name in zip(axes[0], names, strict=False):
         part = history[history["dataset"] == name]
         plotting.series(ax, part, "step", "value")
         ax.set(title=plotting.label(name), xlabel="observed cells (%)", ylabel="PSNR (dB)")
-    for ax in axes[0][len(names) :]:
-        _cases(ax, history[history["dataset"] == "scenes"])
+    _cases(axes[0][-1], history[history["dataset"] == "scenes"])
     plotting.legend(fig)
     return fig
 
@@ -174,7 +173,7 @@ def pictures(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(
         columns=2, rows=len(cases), cols=len(columns), height=size * len(cases) + 0.9, squeeze=False
     )
-    for line, case in zip(axes, cases, strict=True):
+    for row, (line, case) in enumerate(zip(axes, cases, strict=True)):
         for ax, name in zip(line, columns, strict=True):
             picture = first[f"{case}_{name}"] if name in ("truth", "seen") else found[name][case]
             ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
@@ -183,6 +182,6 @@ def pictures(records: pd.DataFrame) -> Figure:
             ax.spines[:].set_visible(False)
             if ax is line[0]:
                 ax.set_ylabel(f"{case.rsplit('_', 1)[-1]} %")
-            if line is axes[0]:
+            if row == 0:
                 ax.set_title({"truth": "truth", "seen": "observed"}.get(name) or plotting.label(name), fontsize=7)
     return fig
