@@ -73,7 +73,7 @@ def training_step(pixels: int = 96, width: int = 96) -> None:
 
 
 def masked(shape: tuple[int, int, int] = (40, 40, 40), rank: int = 5, share: float = 0.2) -> None:
-    """Exact masked ALS and TensorLy's filling in, 100 sweeps each, on a planted tensor."""
+    """Exact masked ALS and TensorLy's filling in, at most 100 sweeps each, on a planted tensor."""
     rng = np.random.default_rng(0)
     factors = [rng.normal(size=(n, rank)) for n in shape]
     truth = np.einsum("ir,jr,kr->ijk", *factors)
@@ -84,7 +84,7 @@ def masked(shape: tuple[int, int, int] = (40, 40, 40), rank: int = 5, share: flo
     seconds = compare({"ours": ours, "tensorly": peer}, repeats=3)
     errors = [np.linalg.norm(fit() - truth) / np.linalg.norm(truth) for fit in (ours, peer)]
     logger.info(
-        "masked CP on %s, %.0f %% observed, 100 sweeps: %.2f s against %.2f s; relative error %.1e against %.1e",
+        "masked CP on %s, %.0f %% observed, at most 100 sweeps: %.2f s against %.2f s; relative error %.1e against %.1e",
         "x".join(map(str, shape)), 100 * share, seconds["ours"], seconds["tensorly"], *errors,
     )  # fmt: skip
 
