@@ -84,7 +84,7 @@ def masked(shape: tuple[int, int, int] = (40, 40, 40), rank: int = 5, share: flo
     seconds = compare({"ours": ours, "tensorly": peer}, repeats=3)
     errors = [np.linalg.norm(fit() - truth) / np.linalg.norm(truth) for fit in (ours, peer)]
     logger.info(
-        "masked CP on %s, %.0f %% observed, at most 100 sweeps: %.2f s against %.2f s; relative error %.1e against %.1e",
+        "masked CP on %s, %.0f %% observed, at most 100 sweeps: %.2f s against %.2f s; error %.1e against %.1e",
         "x".join(map(str, shape)), 100 * share, seconds["ours"], seconds["tensorly"], *errors,
     )  # fmt: skip
 

@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tensorbench.decomposition.formats import CP, TR, Tucker, _Format, as_tensor
+from tensorbench.decomposition.formats import _KINDS, CP, TR, Tucker, _Format, as_tensor
 from tensorbench.decomposition.linalg import squared_singular_values, tails
 
 
@@ -118,14 +117,6 @@ class MultipleTensor(_Format):
         return cls(tuple(arrays))
 
     @classmethod
-    def load(cls, path: str | Path) -> MultipleTensor:
-        """Read what ``save`` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["kind"]) != cls.kind:
-                raise ValueError(f"{path} holds a {file['kind']} tensor, not {cls.kind}; use formats.load")
-            return cls(tuple(file[f"array{k}"] for k in range(int(file["count"]))))
-
-    @classmethod
     def random(cls, shape: Sequence[int], ranks: Sequence[int], seed: int = 0) -> MultipleTensor:
         """Gaussian factors, scaled so that entries have unit variance."""
         ranks, rng = check_ranks(ranks, len(shape)), np.random.default_rng(seed)
@@ -194,6 +185,9 @@ class MultipleTensor(_Format):
             bases.append(q)
             small.append(r.reshape(-1, *moved.shape[1:]).movedim(0, n))
         return Tucker(MultipleTensor(tuple(small)).full(), tuple(bases))
+
+
+_KINDS[MultipleTensor.kind] = MultipleTensor  # so that formats.load reads it too
 
 
 def _spread(matrix: Tensor, mode: int, used: Sequence[int], short: Sequence[int]) -> Tensor:
