@@ -21,7 +21,7 @@ from tensorbench.decomposition.baselines.networks import largest_rank
 from tensorbench.decomposition.functional.multiple import num_params, select_ranks
 from tensorbench.decomposition.functional.pals import PALS, multiple_als
 
-SCREEN = 6  # sweeps by which ranks and starts are compared
+SCREEN = 15  # sweeps by which ranks and starts are compared
 MASKED = 0.3  # share of cells of the additional masked fit
 
 

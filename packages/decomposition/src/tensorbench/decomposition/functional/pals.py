@@ -7,11 +7,14 @@ at least ½ ρ |ΔA_n|², so that Σ |Δ|² ≤ 2 (F_0 − F_end) / ρ without a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
+import opt_einsum
 from jaxtyping import Bool, Float
 
 from tensorbench.decomposition.completion.masked_als import row_systems
@@ -20,6 +23,8 @@ from tensorbench.decomposition.linalg import multiply, unfold
 from tensorbench.decomposition.network.alternating import check_target
 
 from .multiple import MultipleTensor, check_ranks, contraction
+
+CLOSE = 1e-6  # F below this part of |X|² is measured on the residual itself
 
 
 @dataclass
@@ -137,6 +142,30 @@ def triple_als(X: Float[np.ndarray, "a b c"], rank: int, mask=None, **options) -
     return multiple_als(X, (rank,) * 3, mask, **options)
 
 
+@functools.lru_cache(maxsize=256)
+def _normal(shapes: tuple[tuple[int, ...], ...], n: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Contractions for E Eᵀ (from the other factors, twice) and X_(n) Eᵀ (from X and them), E never formed."""
+    order = len(shapes)
+    short = [[opt_einsum.get_symbol(k + copy * order) for k in range(order)] for copy in (0, 1)]
+    long = [opt_einsum.get_symbol(2 * order + k) for k in range(order)]
+    others = [m for m in range(order) if m != n]
+
+    def term(m: int, copy: int) -> str:
+        return "".join(long[m] if k == m else short[copy][k] for k in range(order))
+
+    rows = ["".join(short[copy][k] for k in others) for copy in (0, 1)]
+    twice = ",".join(term(m, copy) for copy in (0, 1) for m in others)
+    gram = opt_einsum.contract_expression(
+        f"{twice}->{''.join(rows)}", *([shapes[m] for m in others] * 2), optimize="auto"
+    )
+    once = ",".join(["".join(long), *(term(m, 0) for m in others)])
+    right = opt_einsum.contract_expression(
+        f"{once}->{long[n]}{rows[0]}", tuple(shapes[m][m] for m in range(order)), *(shapes[m] for m in others),
+        optimize="auto",
+    )  # fmt: skip
+    return gram, right
+
+
 def proximal_step(
     X: Float[np.ndarray, "..."], factors: list[np.ndarray], n: int, mask: np.ndarray | None, rho: float
 ) -> tuple[np.ndarray, float]:
@@ -144,21 +173,26 @@ def proximal_step(
     shapes = tuple(f.shape for f in factors)
     others = [f for m, f in enumerate(factors) if m != n]
     width = prod(f for m, f in enumerate(shapes[n]) if m != n)
-    design = contraction(shapes, f"without {n}")(*others).reshape(width, -1)
-    values = unfold(X, n)
     old = np.moveaxis(factors[n], n, 0).reshape(X.shape[n], -1)
-    if mask is None:
-        gram, right = design @ design.T, values @ design.T
-        change = np.linalg.solve(gram + rho * np.eye(width), (right - old @ gram).T).T
-        residual = (old + change) @ design - values
-    else:
-        seen = np.moveaxis(mask, n, 0).reshape(len(values), -1)
-        gram, right = row_systems(np.ascontiguousarray(design.T), values, seen)
-        wanted = right - np.einsum("iab,ib->ia", gram, old)
-        change = np.linalg.solve(gram + rho * np.eye(width), wanted[..., None])[..., 0]
-        residual = ((old + change) @ design - values) * seen
     moved = (X.shape[n], *(s for m, s in enumerate(shapes[n]) if m != n))
-    return np.moveaxis((old + change).reshape(moved), 0, n), 0.5 * float((residual**2).sum())
+    if mask is None:
+        gram_of, right_of = _normal(shapes, n)
+        gram, right = gram_of(*others, *others).reshape(width, width), right_of(X, *others).reshape(len(old), width)
+        new = old + np.linalg.solve(gram + rho * np.eye(width), (right - old @ gram).T).T
+        factor = np.moveaxis(new.reshape(moved), 0, n)
+        square = float((X**2).sum())
+        value = 0.5 * square - float((new * (right - 0.5 * new @ gram)).sum())
+        if value < CLOSE * square:  # the difference of two large numbers says too little: measure the residual
+            full = contraction(tuple(f.shape for f in factors), "full")
+            value = 0.5 * float(((full(*[factor if m == n else f for m, f in enumerate(factors)]) - X) ** 2).sum())
+        return factor, value
+    values, seen = unfold(X, n), np.moveaxis(mask, n, 0).reshape(X.shape[n], -1)
+    design = contraction(shapes, f"without {n}")(*others).reshape(width, -1)
+    gram, right = row_systems(np.ascontiguousarray(design.T), values, seen)
+    wanted = right - np.einsum("iab,ib->ia", gram, old)
+    new = old + np.linalg.solve(gram + rho * np.eye(width), wanted[..., None])[..., 0]
+    value = 0.5 * float((((new @ design - values) * seen) ** 2).sum())
+    return np.moveaxis(new.reshape(moved), 0, n), value
 
 
 def _pals(X: np.ndarray, factors: list[np.ndarray], mask: np.ndarray | None, rho: float, max_iter: int, tol: float):
