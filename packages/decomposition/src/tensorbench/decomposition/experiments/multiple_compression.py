@@ -23,6 +23,7 @@ from tensorbench.decomposition.functional.pals import PALS, multiple_als
 
 SCREEN = 15  # sweeps by which ranks and starts are compared
 MASKED = 0.3  # share of cells of the additional masked fit
+MASKED_BUDGET = 5049  # the largest budget with one: a masked sweep costs the square of a factor's width for each cell
 
 
 def choices(shape: tuple[int, ...], budget: int) -> list[tuple[int, ...]]:
@@ -49,9 +50,10 @@ def multiple(X: np.ndarray, budget: int, run: Run, rho: float, sweeps: int) -> t
     fits = [multiple_als(X, r, init=init, max_iter=SCREEN, **options) for r in ranks for init in ("random", "svd")]
     first = min(fits, key=lambda fit: fit.relative_error)
     best = multiple_als(X, first.tensor.ranks, init=first.tensor, max_iter=sweeps, **options)
-    mask = np.random.default_rng(run.seed).random(X.shape) < MASKED
-    seen = multiple_als(X, best.tensor.ranks, mask, max_iter=max(SCREEN, sweeps // 2), **options)
-    every = [*fits, best, seen]
+    every = [*fits, best]
+    if budget <= MASKED_BUDGET:
+        mask = np.random.default_rng(run.seed).random(X.shape) < MASKED
+        every.append(multiple_als(X, best.tensor.ranks, mask, max_iter=SCREEN, **options))
     run.log(
         step=budget,
         descends=all(fit.block_descent for fit in every),
@@ -62,8 +64,8 @@ def multiple(X: np.ndarray, budget: int, run: Run, rho: float, sweeps: int) -> t
         descends=bool(min(v for m, _, v in run.history if m == "descends")),
         bound_kept=bool(min(v for m, _, v in run.history if m == "bound_kept")),
     )
-    if run.seed == 0:
-        _keep(run, budget, best, seen)
+    if run.seed == 0 and budget <= MASKED_BUDGET:
+        _keep(run, budget, best, every[-1])
     return best.relative_error, best.tensor.num_params()
 
 
