@@ -80,7 +80,7 @@ def newton_kernel(*, seed: int, grids: list[int] | tuple[int, ...] = (256, 1024)
     ],
 )
 def newton_reference(files: list[Path], *, seed: int) -> dict[int, CP]:
-    """26 and 31 terms; the files hold cell integrals per direction, divided here by the cell width (as in the paper)."""
+    """26 and 31 terms; the files hold cell integrals per direction, divided here by the cell width, as there."""
     from tensorbench.decomposition.formats import CP
 
     kernels = {}

@@ -7,14 +7,15 @@ Each kind of dataset is a question of its own (a protocol of this module).
   that of the compression, and how far its ranks are from those of an HOSVD of the tensor on 128³ cell centres.
 - ``newton_kernel``, ``newton_reference`` (step: nodes per variable): error on the middle slice of the grid, the long
   range and the whole kernel.
-- ``biomolecule``, ``lattice_reference``, ``lattice_potential``: a potential in canonical form; error on the middle slice,
-  ranks, ranks after compressing the core, singular values of the factors (step: index).
+- ``biomolecule``, ``lattice_reference``, ``lattice_potential``: a potential in canonical form; error on the middle
+  slice, ranks, ranks after compressing the core, singular values of the factors (step: index).
 - ``particle_clusters`` (step: number of particles): the same for growing systems, and the error of the whole
   range-separated potential against the direct sum.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -39,7 +40,7 @@ from tensorbench.decomposition.functional.truncation import hosvd_tol, left_sing
 POINTS = 2000
 RANK_GRID = 128  # cells per direction of the grid whose HOSVD ranks are compared with
 ROUNDING = 1e-6  # tolerance of compressing a core: the errors of the systems themselves are of this size
-CORES = 64  # singular values that are kept for the figure
+VALUES = 64  # singular values that are kept for the figure
 
 
 def fit_chebtuck(f: Callable, n: int, tol: float = 1e-7) -> Fitted:
@@ -66,7 +67,7 @@ def functions(run: Run) -> None:
     """Every function with every number of samples; the last values are those at ``final`` samples."""
     options = dict(run.method.params)
     fit, sizes, final = METHODS[run.method.uses], options.pop("sizes"), options.pop("final")
-    options = {name: value for name, value in options.items() if name != "m"}
+    options.pop("m", None)  # the other protocols'
     points = run.rng.uniform(*BOX, (POINTS, 3))
     rows = []
     for name, f in run.dataset.load(run.seed).items():
@@ -158,7 +159,7 @@ def system(run: Run) -> None:
         rounded_error=slice_errors(cp, rounded)[0],
     )
     unit = cp.normalized().factors[-1].numpy()
-    for k, value in enumerate(left_singular(column_coefficients(unit, m))[1][:CORES]):
+    for k, value in enumerate(left_singular(column_coefficients(unit, m))[1][:VALUES]):
         run.log(step=k + 1, singular_value=max(value, 1e-18))
     if run.seed == 0:
         exact, approximation = middle_slice(cp), _model_slice(cp, model)
@@ -184,7 +185,7 @@ def clusters(run: Run) -> None:
         run.log(step=count, max_rank=ranks[-1], rounded_rank=rounded[-1], slice_relative=errors[-1])
         if run.seed == 0:
             unit = cp.normalized().factors[-1].numpy()
-            for k, value in enumerate(left_singular(column_coefficients(unit, m))[1][:CORES]):
+            for k, value in enumerate(left_singular(column_coefficients(unit, m))[1][:VALUES]):
                 run.log(step=k + 1, **{f"singular_value_{count}": max(value, 1e-18)})
     run.log(
         rank_growth=ranks[-1] / ranks[0],
@@ -287,12 +288,11 @@ def _draw_degree(records: pd.DataFrame) -> Figure:
 def _draw_newton(records: pd.DataFrame) -> Figure:
     fig, (left, right) = plotting.figure(columns=2, cols=2, height=6.5)
     parts = []
-    for n in (256, 1024):
-        for part, text in (("long", "long range"), ("full", "whole kernel")):
+    for part, text in (("long", "long range"), ("full", "whole kernel")):
+        for n in _suffixes(records, f"{part}_error_"):
             history = rec.history(records, f"{part}_error_{n}")
-            if len(history):
-                chosen = history["dataset"] == _first(history, ("newton_reference", "newton_kernel"))
-                parts.append(history[chosen].assign(line=f"{text}, n = {n}"))
+            chosen = history["dataset"] == _first(history, ("newton_reference", "newton_kernel"))
+            parts.append(history[chosen].assign(line=f"{text}, n = {n}"))
     if parts:
         plotting.log_axis(left, "x", ticks=(33, 65, 129, 257))
         plotting.series(left, pd.concat(parts), "step", "value", by="line", log="y")
@@ -308,7 +308,7 @@ def _draw_newton(records: pd.DataFrame) -> Figure:
             columns.append(history[chosen].assign(line=text))
     if columns:
         plotting.series(right, pd.concat(columns), "step", "value", by="line", log="y")
-        right.set(xlabel="degree k", ylabel="coefficient |c_k| / max", ylim=(1e-18, 10))
+        right.set(xlabel="degree k", ylabel="coefficient $|c_k|$ / largest", ylim=(1e-18, 10))
         plotting.legend(right, fontsize=7)
     else:
         plotting.empty(right)
@@ -318,17 +318,17 @@ def _draw_newton(records: pd.DataFrame) -> Figure:
 def _draw_systems(records: pd.DataFrame) -> Figure:
     fig, (left, right) = plotting.figure(columns=2, cols=2, height=6.5)
     lines = []
-    molecules = rec.history(records, "singular_value")
-    if len(molecules):
+    if "singular_value" in records:
+        molecules = rec.history(records, "singular_value")
         lines.append(molecules.assign(line=molecules["dataset"].map(plotting.label)))
-    for count in (50, 400):
+    counts = _suffixes(records, "singular_value_")
+    for count in dict.fromkeys(counts[:1] + counts[-1:]):
         history = rec.history(records, f"singular_value_{count}")
-        if len(history):
-            lines.append(history.assign(line=history["dataset"].map(plotting.label) + f", N = {count}"))
+        lines.append(history.assign(line=history["dataset"].map(plotting.label) + f", N = {count}"))
     if lines:
         plotting.series(left, pd.concat(lines), "step", "value", by="line", log="y")
-        left.set(xlabel="index", ylabel="singular value of the factor", ylim=(1e-17, None))
-        plotting.legend(left, fontsize=7)
+        left.set(xlabel="index", ylabel="singular value of the factor", ylim=(1e-27, 100))
+        plotting.legend(left, fontsize=7, loc="lower left", ncols=2)
     else:
         plotting.empty(left)
     ranks = []
@@ -352,9 +352,8 @@ def _draw_slices(records: pd.DataFrame) -> Figure:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    order = [
-        name for name in ("biomolecule", "lattice_reference", "lattice_potential") if name in set(stored["dataset"])
-    ]
+    there = set(stored["dataset"])
+    order = [name for name in ("biomolecule", "lattice_reference", "vacant_lattice") if name in there]
     stored = stored.set_index("dataset").loc[order[:2]]
     fig, axes = plotting.figure(columns=2, rows=len(stored), cols=2, height=6.2 * len(stored), squeeze=False)
     for row, (name, path) in zip(axes, stored["path"].items(), strict=True):
@@ -367,6 +366,11 @@ def _draw_slices(records: pd.DataFrame) -> Figure:
             ax.set(title=f"{plotting.label(str(name))}, {what}", xlabel="x", ylabel="y")
             ax.grid(False)
     return fig
+
+
+def _suffixes(records: pd.DataFrame, prefix: str) -> list[int]:
+    """The numbers n for which there is a metric ``prefix`` + n, ascending."""
+    return sorted(int(name[len(prefix) :]) for name in records if re.fullmatch(re.escape(prefix) + r"\d+", str(name)))
 
 
 def _first(history: pd.DataFrame, names: tuple[str, ...]) -> str:

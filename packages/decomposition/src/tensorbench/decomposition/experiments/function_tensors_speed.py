@@ -20,11 +20,13 @@ from tensorbench.core.timing import compare, measure
 from tensorbench.decomposition.datasets.functions import long_range
 from tensorbench.decomposition.experiments.function_tensors import slice_errors
 from tensorbench.decomposition.formats import CP
+from tensorbench.decomposition.functional.chebtuck import ChebTucker
 from tensorbench.decomposition.functional.chebtuck_build import from_cp
 from tensorbench.decomposition.functional.chebyshev import midpoints
 from tensorbench.decomposition.functional.molecules import hard_core
 
 METHODS = {"chebyshev_tucker": from_cp}
+MODES = ("reduced", "full")
 SWEPT_TERMS = 800  # where the number of nodes is swept
 
 
@@ -35,14 +37,15 @@ def run(run: Run) -> None:
     loaded = run.dataset.load(run.seed)
     cp = loaded if isinstance(loaded, CP) else long_range(next(iter(loaded.values())))
     weights, factors = cp.weights.numpy(), [F.numpy() for F in cp.factors]
+    built: dict[str, ChebTucker] = {}
+
+    def build(mode: str) -> None:
+        built[mode] = from_cp(weights, factors, m, tol=tol, mode=mode)
+
     seconds = compare(
-        {
-            "reduced": lambda: from_cp(weights, factors, m, tol=tol),
-            "full": lambda: from_cp(weights, factors, m, tol=tol, mode="full"),
-        },
-        repeats=repeats,
+        {"reduced": lambda: build("reduced"), "full": lambda: build("full")}, repeats=repeats, min_seconds=0.0
     )
-    reduced, full = (from_cp(weights, factors, m, tol=tol, mode=mode) for mode in ("reduced", "full"))
+    reduced, full = built["reduced"], built["full"]
     errors = [slice_errors(cp, model)[0] for model in (reduced, full)]
     axes = [midpoints(options["cells"])] * 3
     with measure() as grid:
@@ -65,19 +68,12 @@ def sweeps(run: Run) -> None:
     m, tol = options["m"], options["tol"]
     for terms in options["terms"]:
         weights, factors = _terms(terms, run.seed)
-        seconds = compare(
-            {
-                "reduced": lambda w=weights, F=factors: from_cp(w, F, m, tol=tol),
-                "full": lambda w=weights, F=factors: from_cp(w, F, m, tol=tol, mode="full"),
-            },
-            repeats=1,
-            warmup=0,
-            min_seconds=0.0,
-        )
+        calls = {mode: lambda w=weights, F=factors, mode=mode: from_cp(w, F, m, tol=tol, mode=mode) for mode in MODES}
+        seconds = compare(calls, repeats=1, warmup=0, min_seconds=0.0)
         run.log(step=terms, terms_seconds=seconds["reduced"], terms_full_seconds=seconds["full"])
     weights, factors = _terms(min(SWEPT_TERMS, max(options["terms"])), run.seed)
     calls = {str(nodes): lambda nodes=nodes: from_cp(weights, factors, nodes, tol=tol) for nodes in options["nodes"]}
-    seconds = compare(calls, repeats=2)
+    seconds = compare(calls, repeats=2, min_seconds=0.0)
     for nodes in options["nodes"]:
         run.log(step=nodes, nodes_seconds=seconds[str(nodes)])
 

@@ -47,7 +47,7 @@ def as_domain(domain: object, d: int) -> Float[np.ndarray, "d 2"]:
 class ChebTucker:
     """A function on a box in Chebyshev-Tucker format; immutable, every operation gives a new one.
 
-    ``core`` (r_1, ..., r_d), ``coeffs`` one (m_k, r_k) matrix of Chebyshev coefficients per variable, ``domain`` (d, 2).
+    ``core`` (r_1, ..., r_d), ``coeffs`` one (m_k, r_k) matrix of coefficients per variable, ``domain`` (d, 2).
     Columns that are not orthonormal are made so at the door. Raises ValueError for shapes that do not fit, ranks above
     the number of coefficients, and entries that are not finite.
     """
@@ -254,13 +254,11 @@ class ChebTucker:
 
     def _same_box(self, other: ChebTucker) -> None:
         if self.domain.shape != other.domain.shape or not np.allclose(self.domain, other.domain, rtol=1e-14, atol=0):
-            raise ValueError(
-                f"boxes {self.domain.tolist()} and {other.domain.tolist()} differ; both functions need one"
-            )
+            raise ValueError(f"boxes {self.domain.tolist()} and {other.domain.tolist()} differ; use one box")
 
 
 def _expand(core: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:
-    """core ×_k bases[k], the last variable first: contract the first axis, append, and after d steps the order is back."""
+    """core ×_k bases[k]: contract the first axis, append, and after d steps the order is back."""
     for basis in bases:
         core = np.tensordot(core, basis, axes=(0, 1))
     return core

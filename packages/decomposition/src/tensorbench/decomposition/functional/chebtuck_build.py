@@ -70,7 +70,7 @@ def from_cp(
     ranks: Sequence[int] | None = None,
     mode: str = "reduced",
 ) -> ChebTucker:
-    """A CP tensor on the cell centres of the box: columns are functions of one variable, splines take them to the nodes.
+    """A CP tensor on the cell centres of the box: its columns are functions, taken to the nodes by splines.
 
     ``mode="reduced"`` (Alg. 4) never forms a full tensor; columns are scaled to unit length first, so that ``tol`` is
     relative to the components. ``mode="full"`` (Alg. 3) evaluates the CP tensor at all nodes. Raises ValueError for
@@ -200,11 +200,17 @@ def _call(f: Function, x: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarra
 
 
 def _spline(values: np.ndarray, m: int, ends: Sequence[float], axis: int = 0) -> np.ndarray:
-    """Values on cell centres taken to the nodes by a not-a-knot cubic spline along ``axis``."""
+    """Values on cell centres taken to the nodes by a not-a-knot cubic spline along ``axis``.
+
+    A spline is linear in its values: with more columns than grid points its matrix is cheaper than its coefficients.
+    """
     n = values.shape[axis]
     if n < 4:
         raise ValueError(f"axis {axis} has {n} grid points; a cubic spline needs at least 4")
     grid, nodes = chebyshev.midpoints(n, *ends), chebyshev.chebpts(m, *ends)
+    if values.size > n * n:
+        matrix = CubicSpline(grid, np.eye(n))(nodes)
+        return np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
     return CubicSpline(grid, values, axis=axis)(nodes)
 
 

@@ -1,8 +1,8 @@
 """Chebyshev series along one axis: nodes, transforms between values and coefficients, derivative, integral, product.
 
-A function on [a, b] is written f(x) = Σ_{k<m} c_k T_k(y), y = (2x - a - b) / (b - a), with T_k(y) = cos(k arccos y). The
-nodes are the m extrema of T_{m-1} (second kind), x_j = -cos(πj/(m-1)), ascending, with both ends; interpolation there
-is a type-I discrete cosine transform,
+A function on [a, b] is written f(x) = Σ_{k<m} c_k T_k(y), y = (2x - a - b) / (b - a), with T_k(y) = cos(k arccos y).
+The nodes are the m extrema of T_{m-1} (second kind), x_j = -cos(πj/(m-1)), ascending, with both ends; interpolation
+there is a type-I discrete cosine transform,
 
     c_k = 2/(m-1) Σ''_j v_j cos(πkj'/(m-1)),   j' = m-1-j,
 

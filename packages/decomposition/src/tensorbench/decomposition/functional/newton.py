@@ -4,11 +4,11 @@ Gauss's integral, substituted by t = sinh u and summed by the trapezoidal rule w
 
     1/ρ = 1/√π ∫ exp(-ρ² t²) dt ≈ Σ_{k=0}^{M} w_k exp(-t_k² ρ²),   t_k = sinh(k𝔥),  w_k = (2 - δ_{k0}) 𝔥 cosh(k𝔥)/√π,
 
-converges exponentially in M on any [ρ_min, ρ_max] (Hackbusch and Khoromskij 2006). With ρ² = x² + y² + z² every Gaussian
-is a product of functions of one variable: the kernel has a canonical (CP) form of M + 1 terms, the widest first.
-Benner, Khoromskaia and Khoromskij (2018) call the wide terms long range: summed over the particles of a system they stay
-smooth and of low Tucker rank, while the narrow ones are local and need one reference copy. Benner, Khoromskij,
-Khoromskaia and Sun (2025, arXiv:2503.01696) put the long-range part into the Chebyshev-Tucker format.
+converges exponentially in M on any [ρ_min, ρ_max] (Hackbusch and Khoromskij 2006). With ρ² = x² + y² + z² every
+Gaussian is a product of functions of one variable: the kernel has a canonical (CP) form of M + 1 terms, the widest
+first. Benner, Khoromskaia and Khoromskij (2018) call the wide terms long range: summed over the particles of a system
+they stay smooth and of low Tucker rank, while the narrow ones are local and need one reference copy. Benner,
+Khoromskij, Khoromskaia and Sun (2025, arXiv:2503.01696) put the long-range part into the Chebyshev-Tucker format.
 
 Lengths are in units of the box, charges in units of the elementary charge; 4πε₀ = 1.
 """
@@ -197,7 +197,7 @@ def _core_to_cp(core: np.ndarray, tail: float) -> tuple[np.ndarray, list[np.ndar
 
 @dataclass(frozen=True, eq=False)
 class RangeSeparated:
-    """The potential of charged particles: a smooth long-range function, and one short-range kernel for all particles."""
+    """The potential of charged particles: a smooth long-range function and one short-range kernel for all."""
 
     charges: Float[np.ndarray, " count"]
     positions: Float[np.ndarray, "count d"]
