@@ -328,7 +328,7 @@ def _draw_systems(records: pd.DataFrame) -> Figure:
     if lines:
         plotting.series(left, pd.concat(lines), "step", "value", by="line", log="y")
         left.set(xlabel="index", ylabel="singular value of the factor", ylim=(1e-27, 100))
-        plotting.legend(left, fontsize=7, loc="lower left", ncols=2)
+        plotting.legend(left, fontsize=6.5, loc="lower left", ncols=2, columnspacing=0.8, handlelength=1.6)
     else:
         plotting.empty(left)
     ranks = []

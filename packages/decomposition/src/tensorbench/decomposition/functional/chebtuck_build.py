@@ -78,8 +78,6 @@ def from_cp(
     """
     cp = CP(weights, tuple(factors)).normalized()
     scale, columns = cp.weights.numpy(), [F.numpy() for F in cp.factors]
-    for k, F in enumerate(columns):
-        _finite(F, f"factor {k}")
     box, sizes = _box(m, domain, len(columns))
     at_nodes = [_spline(F, size, ends) for F, size, ends in zip(columns, sizes, box, strict=True)]
     return from_columns(scale, at_nodes, box, tol, ranks, mode)
@@ -99,6 +97,8 @@ def from_columns(
     as they are; the reduced mode's ``tol`` is absolute in their coefficients.
     """
     box = as_domain(domain, len(values))
+    for k, V in enumerate(values):
+        _finite(V, f"the values of variable {k}")
     if mode == "full":
         return _compress(vals2coeffs_all(cp_full(weights, values)), box, tol, ranks)
     if mode != "reduced":

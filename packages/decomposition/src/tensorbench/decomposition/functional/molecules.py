@@ -65,7 +65,8 @@ def lattice(
     """A finite lattice of alternating charges ±1 about the origin; sites are vacant with probability ``vacancies``."""
     if any(size < 1 for size in shape) or spacing <= 0 or not 0 <= vacancies < 1:
         raise ValueError(
-            f"lattice {shape}, spacing {spacing}, vacancies {vacancies}: use sizes >= 1, spacing > 0 and a share in [0, 1)"
+            f"lattice {shape}, spacing {spacing}, vacancies {vacancies}: "
+            "use sizes >= 1, spacing > 0 and a share in [0, 1) of vacancies"
         )
     rng = np.random.default_rng(seed)
     sites = np.stack(np.meshgrid(*[np.arange(size) for size in shape], indexing="ij"), axis=-1).reshape(-1, len(shape))
