@@ -39,7 +39,7 @@ def check_training(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def check_options(model: Any) -> None:
+def check_options(model: Any, images: int) -> None:
     """The options that both estimators have, and the penalties."""
     for name in ("lr", "sigma0"):
         if not getattr(model, name) > 0:
@@ -49,6 +49,8 @@ def check_options(model: Any) -> None:
     for name, least in (("max_iter", 1), ("restarts", 1), ("cv", 2), ("patience", 1), ("pilot", 1)):
         if getattr(model, name) < least:
             raise ValueError(f"{name} {getattr(model, name)} must be at least {least}")
+    if model.cv > images // 2:
+        raise ValueError(f"{model.cv} folds leave fewer than two of {images} images in a fold; use cv <= {images // 2}")
     lams = [getattr(model, "lam", 0.0), *(getattr(model, "lam_path", None) or ())]
     if not all(lam >= 0 for lam in lams):
         raise ValueError(f"penalties {lams} must not be negative")

@@ -82,7 +82,7 @@ class _MultilinearGP(RegressorMixin, BaseEstimator):
                 masks of another shape.
         """
         X, y = check_training(X, y)
-        check_options(self)
+        check_options(self, len(y))
         self._check(X)
         self.shape_ = X.shape[1:]
         self.offset_ = float(y.mean()) if self.center else 0.0
@@ -238,7 +238,7 @@ class TensorGPST(_MultilinearGP):
         lam_path: Sequence[float] | None = None,
         cv: int = 5,
         rule: str = "one_se",
-        patience: int = 80,
+        patience: int = 50,
         pilot: int = 30,
         center: bool = False,
         backtracking: bool = True,
@@ -338,7 +338,7 @@ class TensorGP(_MultilinearGP):
         early_stopping: bool = False,
         cv: int = 5,
         rule: str = "one_se",
-        patience: int = 80,
+        patience: int = 50,
         pilot: int = 30,
         center: bool = False,
         backtracking: bool = True,
