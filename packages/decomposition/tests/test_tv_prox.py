@@ -42,9 +42,9 @@ def test_fused_lasso_is_optimal():
     y = rng.normal(size=12) * 2
 
     def objective(x):
-        return 0.5 * np.sum((x - y) ** 2) + 0.8 * np.abs(np.diff(x)).sum() + 0.4 * np.abs(x).sum()
+        return 0.5 * np.sum((x - y) ** 2) + 0.8 * np.abs(np.diff(x)).sum() + 1.0 * np.abs(x).sum()
 
-    x = prox_fused_lasso(y, 0.8, 0.4)
+    x = prox_fused_lasso(y, 0.8, 1.0)
     for size in (1e-1, 1e-3, 1e-5):
         assert all(objective(x + size * rng.normal(size=12)) > objective(x) for _ in range(200))
     assert (x == 0).any()
