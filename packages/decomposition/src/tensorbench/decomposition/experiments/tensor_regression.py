@@ -28,8 +28,10 @@ SWEEP_ITERATIONS = 300
 BLUE = "#0072B2"
 
 
-def gpst(data: ImageRegression, run: Run, **params) -> TensorGPST:
-    return TensorGPST(seed=run.seed, **params)
+def gpst(data: ImageRegression, run: Run, folds: dict[str, int] | None = None, **params) -> TensorGPST:
+    """``folds``: their number for datasets where it is another."""
+    cv = (folds or {}).get(run.dataset.name, params.pop("cv", 5))
+    return TensorGPST(cv=cv, seed=run.seed, **params)
 
 
 def gpst_hard(data: ImageRegression, run: Run, **params) -> TensorGPST:
