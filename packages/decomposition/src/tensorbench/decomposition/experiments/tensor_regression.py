@@ -170,16 +170,17 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 
 def accuracy(records: pd.DataFrame) -> Figure:
-    """Test error of every method, a panel per dataset, because the units differ."""
-    names = list(pd.unique(records["dataset"])) or ["none"]
+    """Test error of every method, a panel per dataset with several, because the units differ."""
+    counts = records.groupby("dataset")["method"].nunique() if len(records) else {}
+    names = [name for name in pd.unique(records["dataset"]) if counts[name] > 1] or ["none"]
     methods = list(pd.unique(records["method"]))
-    fig, axes = plotting.figure(columns=2, cols=len(names), height=6.2, squeeze=False)
+    fig, axes = plotting.figure(columns=2, cols=len(names), height=6.8, squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         plotting.bars(ax, records[records["dataset"] == name], "test_mse", log=True, order=methods)
         ax.set_xticks([])
         ax.set_title(plotting.label(name))
         if name.startswith("simulation"):
-            plotting.reference(ax, y=0.25, text="noise variance")
+            plotting.reference(ax, y=0.25)  # the noise variance; a text would lie on the points
         if ax is not axes[0, 0]:
             ax.set_ylabel("")
     plotting.legend(fig)
@@ -237,13 +238,13 @@ def predictions(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=max(1, len(found)), height=5.6, squeeze=False)
     if not found:
         plotting.empty(axes[0, 0])
-    for ax, ((name, method), a) in zip(axes[0], found.items(), strict=False):
+    for ax, ((name, _), a) in zip(axes[0], found.items(), strict=False):
         ax.errorbar(
             a["y"], a["predicted"], yerr=1.96 * a["std"], linestyle="none", marker="o", markersize=2, color=BLUE,
             elinewidth=0.5, alpha=0.7,
         )  # fmt: skip
         ends = [min(a["y"].min(), a["predicted"].min()), max(a["y"].max(), a["predicted"].max())]
         ax.plot(ends, ends, color="#666666", linewidth=0.8, linestyle="--")
-        ax.set(xlabel="target", title=f"{plotting.label(name)}, {plotting.label(method)}")
+        ax.set(xlabel="target", title=plotting.label(name))
     axes[0, 0].set_ylabel("prediction")
     return fig
