@@ -49,11 +49,11 @@ def check_options(model: Any, images: int) -> None:
     for name, least in (("max_iter", 1), ("restarts", 1), ("cv", 2), ("patience", 1), ("pilot", 1)):
         if getattr(model, name) < least:
             raise ValueError(f"{name} {getattr(model, name)} must be at least {least}")
-    if model._lams() is not None and model.cv > images // 2:
-        raise ValueError(f"{model.cv} folds leave fewer than two of {images} images in a fold; use cv <= {images // 2}")
     lams = [getattr(model, "lam", 0.0), *(getattr(model, "lam_path", None) or ())]
     if not all(lam >= 0 for lam in lams):
         raise ValueError(f"penalties {lams} must not be negative")
+    if model._lams() is not None and model.cv > images // 2:
+        raise ValueError(f"{model.cv} folds leave fewer than two of {images} images in a fold; use cv <= {images // 2}")
 
 
 def check_latent_size(latent: Any, rank: Any, shape: tuple[int, ...]) -> None:
