@@ -5,6 +5,7 @@ from glob import glob
 
 from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError
+from tensorbench.core.warm import keep_warm
 
 tb.use_this_interpreter()
 TARGETS = tb.typed_targets(tuple(sys.argv))
@@ -21,6 +22,10 @@ try:
     PLAN = plan(SCALE)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+
+# Libraries that most jobs import, and nothing of ours: a fork must see the code as it is when it starts.
+WARM = ["numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.linalg", "pandas", "pyarrow.parquet", "torch", "mlflow.tracking"]
+WARM += ["mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "pydantic", "tensorly", "sklearn.ensemble"]
 
 EXPERIMENTS = list(PLAN.workspace.experiments.values())
 
@@ -83,6 +88,12 @@ def report_hash(package, name):
 
 def reports_of(wildcards):
     return plan(wildcards.scale).reports(EXPERIMENTS)
+
+
+onstart:
+    # Importing libraries would take longer than most jobs do: here, on one machine, it is done once for all of them.
+    if workflow.local_exec and not workflow.subprocess_exec and len(workflow.dag) > 3:
+        keep_warm(WARM)
 
 
 onerror:

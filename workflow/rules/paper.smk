@@ -24,7 +24,7 @@ rule pdf:
     message:
         "Setting the paper ({wildcards.scale})"
     shell:
-        "python -m tensorbench.core.paper --scale {wildcards.scale} --output {output} --log {log}"
+        "python -m tensorbench.core.warm paper --scale {wildcards.scale} --output {output} --log {log}"
 
 
 rule published:
@@ -57,7 +57,7 @@ rule tracked:
     message:
         "Putting figures and verdicts into MLflow ({wildcards.scale})"
     shell:
-        "python -m tensorbench.core.report track --scale {wildcards.scale} --log {log}"
+        "python -m tensorbench.core.warm report track --scale {wildcards.scale} --log {log}"
 
 
 rule sync:
@@ -72,5 +72,5 @@ rule sync:
     message:
         "Logging to MLflow what it lacks"
     shell:
-        "(python -m tensorbench.core.tracking sync && python -m tensorbench.core.report track --scale {params.scale})"
+        "(python -m tensorbench.core.tracking sync && python -m tensorbench.core.warm report track --scale {params.scale})"
         " 2>&1 | tee {log}"

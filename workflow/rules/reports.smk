@@ -19,7 +19,7 @@ rule collect:
     message:
         "Collecting {wildcards.package}/{wildcards.experiment} ({wildcards.scale})"
     shell:
-        "python -m tensorbench.core.report collect {wildcards.package}/{wildcards.experiment}"
+        "python -m tensorbench.core.warm report collect {wildcards.package}/{wildcards.experiment}"
         " --scale {wildcards.scale} --log {log}"
 
 
@@ -56,7 +56,7 @@ for e in EXPERIMENTS:
         message:
             "Verdicts, table and figures of {params.experiment} ({wildcards.scale})"
         shell:
-            "python -m tensorbench.core.report experiment {params.experiment} --scale {wildcards.scale}"
+            "python -m tensorbench.core.warm report experiment {params.experiment} --scale {wildcards.scale}"
             " --log {log} {params.strict}"
 
 
@@ -75,4 +75,4 @@ rule ledger:
     message:
         "Writing the ledger of all claims ({wildcards.scale})"
     shell:
-        "python -m tensorbench.core.report ledger --scale {wildcards.scale} --log {log}"
+        "python -m tensorbench.core.warm report ledger --scale {wildcards.scale} --log {log}"

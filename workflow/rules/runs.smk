@@ -41,5 +41,5 @@ rule run:
     message:
         "{wildcards.method} on {wildcards.dataset} ({wildcards.package}/{wildcards.experiment}, {wildcards.scale})"
     shell:
-        "python -m tensorbench.core.run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
+        "python -m tensorbench.core.warm run {wildcards.package}/{wildcards.experiment} {wildcards.dataset} {wildcards.method}"
         " --scale {wildcards.scale} --threads {threads} --log {log}"

@@ -89,6 +89,14 @@ def test_mistakes_teach(toy, edit, old, new, words):
         assert word in str(caught.value)
 
 
+def test_a_claim_about_a_job_that_the_config_excludes(toy, edit):
+    edit(toy.config, "mean_only: {}", "mean_only: {datasets: []}")
+    load(toy.root)
+    edit(toy.config, "over: mean_only, ", "over: mean_only, dataset: toy_line, ")
+    with pytest.raises(ConfigError, match=r"alpha\.fits.*method mean_only does not take dataset toy_line"):
+        load(toy.root)
+
+
 def test_all_problems_come_in_one_message(toy, edit):
     edit(toy.config, "seeds: 3", "seeds: -1")
     edit(toy.config, "table: [rmse]", "tabel: [rmse]")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tensorbench.core import provenance, record, tracking
+from tensorbench.core import provenance, record, tracking, warm
 from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, config_hash, load
 from tensorbench.core.errors import unknown
 from tensorbench.core.process import limit_loaded_libraries, limit_threads, seed_everything, set_up_logging
@@ -286,6 +286,9 @@ def open_job(
         if name not in valid:
             raise ConfigError(f"{key} at scale {scale}: {unknown(kind, name, valid)}")
     threads = max(1, min(experiment.threads, threads or experiment.threads))
+    if threads > 1 or experiment.exclusive or experiment.device == "gpu":
+        # Timings, thread pools and the choice of a GPU want a process that has loaded nothing yet.
+        warm.start_over_if_warm()
     limit_threads(threads)
     if experiment.device == "gpu":
         from tensorbench.core.devices import lease
@@ -300,6 +303,7 @@ def open_job(
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error
     limit_loaded_libraries(threads)
+    gc.freeze()  # the collection before each run need not look through the libraries, which costs a quarter second
     return Job(experiment, dataset, method, root, module, threads)
 
 

@@ -150,7 +150,7 @@ def set_looks(root: Path, scale: str) -> None:
     """One colour per method and one label per name across the paper, whichever experiment is being drawn."""
     from tensorbench.core import plotting
 
-    workspace = load(root, scale)
+    workspace = load(root, scale, modules=False)
     plotting.set_methods({e.key: list(e.methods) for e in workspace.experiments.values()})
     for experiment in workspace.experiments.values():
         plotting.set_labels(experiment.labels)

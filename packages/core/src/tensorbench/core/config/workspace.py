@@ -152,12 +152,18 @@ def config_paths(root: Path) -> list[Path]:
 
 
 def load(
-    root: Path, scale: str = DEFAULT_SCALE, *, only: str | None = None, dataset_names: Collection[str] | None = None
+    root: Path,
+    scale: str = DEFAULT_SCALE,
+    *,
+    only: str | None = None,
+    dataset_names: Collection[str] | None = None,
+    modules: bool = True,
 ) -> Workspace:
     """Read and check the configs under ``root`` and resolve them at ``scale``.
 
     ``only`` reads a single experiment (a run needs no other). ``dataset_names`` are the registered datasets to check
-    against (None: not checked). Raises ConfigError with every problem found.
+    against (None: not checked). ``modules``: whether to look into the experiments' modules too, which costs more than
+    all else. Raises ConfigError with every problem found.
     """
     root = Path(root)
     problems = Problems()
@@ -186,7 +192,7 @@ def load(
             continue
         before = len(problems.lines)
         checker = _Checker(relative, model, problems, papers, scales, dataset_names)
-        checker.check(root)
+        checker.check(root if modules else None)
         for claim in model.claims:
             if claim.id in claim_files:
                 problems.add(
@@ -243,7 +249,7 @@ class _Checker:
     scales: Mapping[str, Scale]
     dataset_names: Collection[str] | None
 
-    def check(self, root: Path) -> None:
+    def check(self, root: Path | None) -> None:
         model = self.model
         for name, dataset in model.datasets.items():
             uses = dataset.uses or name
@@ -281,13 +287,21 @@ class _Checker:
                 self._add(f"scales.{scale}.tuning", "the experiment has no `tuning:` that a scale could change")
         named = {*model.datasets, *model.methods, *model.metrics}
         self._known("labels", "method, dataset or metric", model.labels, named)
-        functions = self._check_module(module_path(root, self.file.parent.name, self.file.stem))
+        functions = None
+        if root is not None:
+            functions = self._check_module(module_path(root, self.file.parent.name, self.file.stem))
         for index, claim in enumerate(model.claims):
             where = f"claims[{index}] ({claim.id})"
             self._known(f"{where}.paper", "paper", [claim.paper], self.papers)
             self._known(where, "method", claim.methods(), model.methods)
             self._known(where, "dataset", claim.dataset_names(), model.datasets)
             self._known(where, "metric", claim.metric_names(), model.metrics)
+            for method_name in sorted(claim.methods() & model.methods.keys()):
+                taken = model.methods[method_name].datasets
+                for asked in sorted(claim.dataset_names() - set(taken)) if taken is not None else ():
+                    self._add(
+                        where, f"method {method_name} does not take dataset {asked} (methods.{method_name}.datasets)"
+                    )
             if claim.custom is not None and functions is not None:
                 self._known(f"{where}.custom.function", "function of the module", [claim.custom.function], functions)
             if claim.slope is not None and claim.slope.against != "step":
