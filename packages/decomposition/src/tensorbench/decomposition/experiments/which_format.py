@@ -61,7 +61,7 @@ def implicit(X: np.ndarray, mask: np.ndarray, seed: int, rank: int, **settings: 
     """Implicit Multiple decomposition: factors by networks of sines."""
     ranks = [min(rank, size) for size in X.shape]
     model = IMTD(ranks, seed=seed, **settings).fit(np.where(mask, X, 0.0), mask)
-    return Fitted(np.asarray(model.full()), model.num_params, rank)
+    return Fitted(np.asarray(model.full()), model.num_params(), rank)
 
 
 def additive(X: np.ndarray, mask: np.ndarray, seed: int, alpha: float) -> Fitted:
