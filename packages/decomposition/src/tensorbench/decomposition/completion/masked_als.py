@@ -209,7 +209,7 @@ class _Problem:
         self.tensor, self.mask, self.ridge = tensor, mask, ridge
         self.square = float((tensor**2).sum())
         self.unfolded = [unfold(tensor, mode) for mode in range(tensor.ndim)]
-        self.seen = [unfold(mask, mode) for mode in range(tensor.ndim)]
+        self.seen = [np.moveaxis(mask, mode, 0).reshape(mask.shape[mode], -1) for mode in range(tensor.ndim)]
 
     def update(self, mode: int, design: np.ndarray, old: np.ndarray) -> np.ndarray:
         gram, right = row_systems(design, self.unfolded[mode], self.seen[mode])

@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorbench.core.data import dataset
 from tensorbench.core.errors import unknown
-from tensorbench.decomposition.datasets.tensors import astronaut, chelsea, indian_pines
+from tensorbench.decomposition.datasets.tensors import astronaut, chelsea, indian_pines, kinetic
 
 HELD_OUT = 0.05  # of the observed cells, for choosing ranks and for early stopping
 
@@ -120,3 +120,14 @@ def masked_scenes(*, seed: int, cases: Sequence[dict[str, Any]]) -> tuple[Masked
         rng = np.random.default_rng([seed, k])
         found.append(mask_tensor(given["picture"], truth, given["observed"], given["noise"], rng))
     return tuple(found)
+
+
+@dataset(
+    title="Whole tensors to compress",
+    source="scikit-image and tensorly",
+    licence="public domain, CC0, and as kinetic and indian_pines",
+    library="scikit-image",
+)
+def tensor_to_compress(*, seed: int, source: str, size: int = 96) -> np.ndarray:
+    """``kinetic`` (every fourth sample and second time: 16 × 12 × 10 × 30), or a :func:`scene`; no seed changes it."""
+    return kinetic(seed=0)[::4, :, :, ::2].copy() if source == "kinetic" else scene(source, size)

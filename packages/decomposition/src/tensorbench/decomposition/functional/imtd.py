@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,36 +28,10 @@ from tensorbench.core import training
 from tensorbench.core.errors import unknown
 
 from .inr import MODELS, TensorFunction
+from .pals import Monitor
 
 logger = logging.getLogger(__name__)
 FEWEST_POINTS = 10
-
-
-@dataclass
-class Monitor:
-    """How a fit converged.
-
-    Attributes:
-        steps: at which steps (sweeps with pals) the following were taken.
-        train: root mean square of the residual on the cells that are fitted, in units of the data.
-        held: the same on the held-out cells.
-        objective: F of pals after each sweep, and before the first.
-        moved: Σ_n |Δθ_n|² of each sweep of pals.
-        block_descent: whether every block step lowered F by at least ½ ρ |Δθ_n|².
-        stationarity: |∇F| after each sweep of pals.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    train: list[float] = field(default_factory=list)
-    held: list[float] = field(default_factory=list)
-    objective: list[float] = field(default_factory=list)
-    moved: list[float] = field(default_factory=list)
-    block_descent: bool = True
-    stationarity: list[float] = field(default_factory=list)
-
-    def bound_used(self, rho: float) -> float:
-        """Σ |Δθ|² over 2 (F_0 − F_end) / ρ; at most 1."""
-        return sum(self.moved) * rho / (2 * (self.objective[0] - self.objective[-1]))
 
 
 class IMTD:
@@ -176,7 +149,9 @@ class IMTD:
         """
         coords, values = np.asarray(coords, dtype=np.float64), np.asarray(values, dtype=np.float64)
         if coords.ndim != 2 or values.shape != (len(coords),):
-            raise ValueError(f"coords {coords.shape} and values {values.shape} do not match; expected (n, order) and (n,)")
+            raise ValueError(
+                f"coords {coords.shape} and values {values.shape} do not match; expected (n, order) and (n,)"
+            )
         if len(values) < FEWEST_POINTS:
             raise ValueError(f"{len(values)} points are too few; at least {FEWEST_POINTS} are needed")
         if not (np.isfinite(coords).all() and np.isfinite(values).all()):

@@ -104,7 +104,12 @@ class TensorFunction(nn.Module):
     ):
         super().__init__()
         bounds = np.asarray(domain, dtype=float)
-        if bounds.ndim != 2 or bounds.shape[1] != 2 or not np.isfinite(bounds).all() or (bounds[:, 1] <= bounds[:, 0]).any():
+        if (
+            bounds.ndim != 2
+            or bounds.shape[1] != 2
+            or not np.isfinite(bounds).all()
+            or (bounds[:, 1] <= bounds[:, 0]).any()
+        ):
             raise ValueError(f"domain {bounds.tolist()} must list (low, high) with low < high for every mode")
         self.order = len(bounds)
         self.register_buffer("low", torch.tensor(bounds[:, 0]))
