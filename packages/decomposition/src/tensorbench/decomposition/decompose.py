@@ -24,6 +24,7 @@ from tensorbench.core.errors import unknown
 from tensorbench.decomposition.completion.masked_als import masked_cp, masked_tucker
 from tensorbench.decomposition.formats import CP, TR, TT, Tucker
 from tensorbench.decomposition.functional import multiple
+from tensorbench.decomposition.functional.pals import multiple_als
 from tensorbench.decomposition.network import TensorNetwork, als
 from tensorbench.decomposition.network.alternating import check_target
 
@@ -157,7 +158,7 @@ def _in_order(network: TensorNetwork) -> list[np.ndarray]:
 
 
 def _fit_multiple(X: np.ndarray, mask: np.ndarray, rank: tuple[int, ...], seed: int, sweeps: int, tol: float):
-    fit = multiple.multiple_als(X, rank, None if mask.all() else mask, max_iter=sweeps, tol=tol, init="svd", seed=seed)
+    fit = multiple_als(X, rank, None if mask.all() else mask, max_iter=sweeps, tol=tol, init="svd", seed=seed)
     return fit.tensor, fit.objective, fit.converged
 
 
