@@ -125,6 +125,17 @@ def test_nan_wins_nothing_and_says_so_and_absent_runs_are_dashes():
     assert texts(build(records({("x", "a"): [1.0]})), 1) == ["1", "–", "–"]
 
 
+def test_long_tables_have_no_rows_for_what_is_no_job():
+    frame = records({(d, "a"): [1.0] for d in "xyzuvw"} | {("y", "b"): [2.0]})
+    jobs = {(d, "a") for d in "xyzuvw"} | {("y", "b"), ("z", "c")}
+    table = tables.experiment_table(
+        frame, datasets=[*"xyzuvw", "q"], methods=["a", "b", "c"], metrics={"rmse": "minimize"}, jobs=jobs
+    )
+    shown = [(row[0].text, row[1].text, row[2].text) for row in table.rows]
+    assert shown[:5] == [("x", "a", "1"), ("y", "a", "1"), ("", "b", "2"), ("z", "a", "1"), ("", "c", "–")]
+    assert len(shown) == 8  # the job of z and c has not run: it keeps its row; q takes no method: it has none
+
+
 def test_nan_in_every_run_is_told_from_a_metric_that_is_not_logged(tmp_path):
     def run(method, seed, **metrics):
         return Record("p", "e", "x", method, seed, "desk", "now", "hash", metrics=metrics)

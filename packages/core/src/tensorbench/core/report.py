@@ -105,6 +105,7 @@ def _table(experiment: Experiment, frame: pd.DataFrame, paths: Paths) -> None:
         methods=list(experiment.methods),
         metrics={name: experiment.metrics[name] for name in columns},
         trials=trials_of(experiment),
+        jobs=set(experiment.jobs()),
     )
     tables.write(table, paths.table(experiment.key))
 

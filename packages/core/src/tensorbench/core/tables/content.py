@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ def experiment_table(
     methods: Sequence[str],
     metrics: Mapping[str, str],
     trials: Mapping[str, int] | None = None,
+    jobs: Collection[tuple[str, str]] | None = None,
 ) -> Table:
     """Mean ± half the 95 % interval over seeds for every method, dataset and metric.
 
@@ -61,7 +62,7 @@ def experiment_table(
     (all of those that read the same, none if all do). Boolean metrics count the runs in which they are true. A run
     without the metric leaves a dash; NaN in some or all seeds says so and competes for nothing. ``trials`` adds a
     column with each method's tuning trials, if any has some. Few columns stand as methods × (metric, dataset), many
-    as one block per dataset.
+    as one block per dataset, without rows for what is no job (``jobs``: the pairs of dataset and method that are).
     """
     if "trial" in records:
         records = records[records["trial"].isna()]
@@ -77,8 +78,10 @@ def experiment_table(
         # A metric that is not defined on a dataset is no column; a dataset without any run is.
         if any((dataset, m, metric) in cells for m in methods) or not any(key[0] == dataset for key in cells)
     ]
-    build = _wide if len(pairs) <= max(_WIDE, len(metrics)) else _long
-    return build(raw, cells, datasets, methods, metrics, tuned, pairs)
+    if len(pairs) <= max(_WIDE, len(metrics)):
+        return _wide(raw, cells, datasets, methods, metrics, tuned, pairs)
+    takes = {d: [m for m in methods if jobs is None or (d, m) in jobs] for d in datasets}
+    return _long(raw, cells, takes, metrics, tuned)
 
 
 def _wide(raw, cells, datasets, methods, metrics, tuned, pairs) -> Table:
@@ -93,13 +96,14 @@ def _wide(raw, cells, datasets, methods, metrics, tuned, pairs) -> Table:
     return _with_trials(table, list(methods), tuned)
 
 
-def _long(raw, cells, datasets, methods, metrics, tuned, pairs) -> Table:
+def _long(raw, cells, takes: Mapping[str, Sequence[str]], metrics, tuned) -> Table:
     columns = ["dataset", "method", *(label(metric) + _ARROWS.get(way, "") for metric, way in metrics.items())]
     rows: list[list[Cell]] = []
     blocks: list[int] = []
     of: list[str] = []
-    for dataset in datasets:
-        blocks.append(len(rows))
+    for dataset, methods in takes.items():
+        if methods:
+            blocks.append(len(rows))
         for k, method in enumerate(methods):
             numbers = [cells.get((dataset, method, metric), Cell("–")) for metric in metrics]
             rows.append([Cell("" if k else label(dataset)), Cell(label(method)), *numbers])
