@@ -135,10 +135,11 @@ def run(run: Run) -> None:
         valid_error=valid,
         train_error=data.rmse(found.full, data.known),
         parameters=found.parameters,
-        rank=found.rank,
         settings_tried=len(tried),
         compression=data.tensor.size / found.parameters,
     )
+    if found.rank:
+        run.log(rank=found.rank)
 
 
 # ------------------------------------------------------------------ figures
