@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tensorbench.decomposition.baselines.masked import tensorly_cp, tensorly_tucker
+from tensorbench.decomposition.completion import masked_als
 from tensorbench.decomposition.completion.masked_als import masked_cp, masked_tucker, row_systems
 from tensorbench.decomposition.formats import CP, Tucker
 
@@ -110,3 +111,16 @@ BLIND[:, 2] = False
 def test_bad_input_is_refused_with_the_reason(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+def test_a_core_improved_by_conjugate_gradients_ends_where_the_exact_one_does(monkeypatch, ridge):
+    rng = np.random.default_rng(5)
+    X = np.einsum("abc,ia,jb,kc->ijk", *(rng.standard_normal(s) for s in ((3, 3, 3), (12, 3), (11, 3), (10, 3))))
+    X = X + 0.1 * rng.standard_normal(X.shape)
+    mask = rng.random(X.shape) < 0.4
+    exact = masked_tucker(X, mask, (3, 3, 3), ridge=ridge, max_sweeps=300, tol=1e-12)
+    monkeypatch.setattr(masked_als, "DIRECT_CORE", 0)
+    gradients = masked_tucker(X, mask, (3, 3, 3), ridge=ridge, max_sweeps=300, tol=1e-12)
+    assert gradients.largest_rise < 1e-12
+    assert gradients.objective[-1] == pytest.approx(exact.objective[-1], rel=1e-4)

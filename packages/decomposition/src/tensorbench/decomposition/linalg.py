@@ -119,7 +119,7 @@ def squared_norm(X: Float[np.ndarray, "*_"] | COO) -> float:
     return X.norm2 if isinstance(X, COO) else float(np.vdot(X, X))
 
 
-def unfold(X: Float[np.ndarray, "*_"], mode: int | Sequence[int]) -> Float[np.ndarray, "rows columns"]:
+def unfold(X: Shaped[np.ndarray, "*_"], mode: int | Sequence[int]) -> Shaped[np.ndarray, "rows columns"]:
     """Matrix whose rows are ``mode`` (one mode or several, in the order given), whose columns are the other modes."""
     rows = [mode] if isinstance(mode, int | np.integer) else list(mode)
     columns = [axis for axis in range(X.ndim) if axis not in rows]

@@ -28,6 +28,8 @@ from tensorbench.decomposition.network.alternating import check_target
 logger = logging.getLogger(__name__)
 
 CUTOFF = 1e-11  # relative to the largest eigenvalue of a Gram matrix: below it, a direction is not determined
+DIRECT_CORE = 400  # entries; the normal equations of a larger core cost more than a sweep is worth
+CG_STEPS, CG_TOLERANCE = 10, 1e-6
 CHUNK = 4_000_000  # entries of the design matrix of the core that are in memory at once
 
 
@@ -153,7 +155,8 @@ def masked_tucker(
     """Tucker with core shape ``ranks`` fitted to the cells where ``mask`` is true; arguments as :func:`masked_cp`.
 
     Starts from the singular vectors of the unfoldings with missing cells set to the mean; the core is solved for after
-    each factor's rows, from all observed cells at once.
+    each factor's rows, from all observed cells at once (a core of more than ``DIRECT_CORE`` entries is improved by
+    conjugate gradients instead, so that F still never rises).
     """
     tensor, mask, scale = _check(tensor, mask, ridge, max_sweeps)
     ranks = [int(r) for r in ranks]
@@ -177,7 +180,10 @@ def masked_tucker(
         for mode in range(tensor.ndim):
             partial = multiply(state["core"], factors, skip=mode)
             factors[mode] = problem.update(mode, np.ascontiguousarray(unfold(partial, mode).T), factors[mode])
-        state["core"] = _solve_core(problem, factors, cells, state["core"])
+        if state["core"].size <= DIRECT_CORE:
+            state["core"] = _solve_core(problem, factors, cells, state["core"])
+        else:
+            state["core"] = _improve_core(problem, factors, state["core"])
 
     def predicted() -> np.ndarray:
         return multiply(state["core"], factors)
@@ -200,6 +206,40 @@ def _solve_core(problem: _Problem, factors: list[np.ndarray], cells: tuple, core
         gram += design.T @ design
         right += design.T @ values[part]
     return _solve(gram[None], right[None], core.reshape(1, -1), problem.ridge)[0].reshape(core.shape)
+
+
+def _improve_core(problem: _Problem, factors: list[np.ndarray], core: np.ndarray) -> np.ndarray:
+    """A large core: conjugate gradients from the old one, a few steps a sweep. F falls with each, to the same end.
+
+    With λ = 0 the factors are made orthonormal first (the model stays), in place: the system then is near the identity
+    where cells are missing at random.
+    """
+    if problem.ridge == 0:
+        for mode, factor in enumerate(factors):
+            if factor.shape[0] >= factor.shape[1]:
+                factors[mode], triangle = np.linalg.qr(factor)
+                core = np.moveaxis(np.tensordot(triangle, core, axes=(1, mode)), 0, mode)
+    back = [factor.T for factor in factors]
+
+    def residual_of(step: np.ndarray, target: np.ndarray | float) -> np.ndarray:
+        return multiply(np.where(problem.mask, target - multiply(step, factors), 0.0), back)
+
+    gradient = residual_of(core, problem.tensor) - problem.ridge * core
+    direction, size = gradient, float((gradient**2).sum())
+    target = CG_TOLERANCE**2 * size
+    for _ in range(CG_STEPS):
+        if size <= target:
+            break
+        bent = problem.ridge * direction - residual_of(direction, 0.0)
+        curvature = float((direction * bent).sum())
+        if curvature <= 0:  # a direction that no observed cell sees
+            break
+        length = size / curvature
+        core = core + length * direction
+        gradient = gradient - length * bent
+        size, before = float((gradient**2).sum()), size
+        direction = gradient + (size / before) * direction
+    return core
 
 
 class _Problem:
