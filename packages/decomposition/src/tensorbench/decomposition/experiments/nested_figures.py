@@ -203,8 +203,8 @@ def gap(records: pd.DataFrame) -> Figure:
     ax.plot(edges, gains, color="white", linewidth=1.2, label="threshold, rank one")
     per_square = float(theory.rho_from_beta(dims, 1.0))
     reach = np.linspace(theory.threshold_beta_M(dims) * (1 + 1e-6), 5, 400)
-    ax.plot(reach, np.sqrt(theory.threshold_rho(dims, reach) / per_square), color="white", linewidth=1.2, linestyle="--",
-            label="threshold, unfolding")  # fmt: skip
+    needed = np.sqrt(theory.threshold_rho(dims, reach) / per_square)
+    ax.plot(reach, needed, color="white", linewidth=1.2, linestyle="--", label="threshold, unfolding")
     fig.colorbar(mesh, ax=ax, label="gap in accuracy (points)")
     ax.set(xlabel="|μ|", ylabel="|h|", xlim=(mu[0], mu[-1]), ylim=(gains[0], gains[-1]))
     ax.grid(False)
@@ -253,8 +253,6 @@ def digits(records: pd.DataFrame) -> Figure:
         plotting.empty(ax)
         return fig
     plotting.series(ax, history, "step", "value")
-    ax.set(
-        xlabel="strength of the digits (leading singular value, noise of variance 1 / (p + n + m))", ylabel="accuracy"
-    )
+    ax.set(xlabel="strength of the digits (noise of variance 1 / (p + n + m))", ylabel="accuracy")
     plotting.legend(fig)
     return fig

@@ -1,5 +1,5 @@
-"""How well do unfoldings and the rank-one approximation see a signal under the nested matrix-tensor model, theory beside
-simulation?
+"""How well do unfoldings and the rank-one approximation see a signal under the nested matrix-tensor model? Theory
+beside simulation.
 
 Each dataset asks one question (a protocol of this module):
 
@@ -35,6 +35,7 @@ RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 4.0)
 RATIOS_RANK_ONE = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5)
 RANDOM_STARTS = 4
 CLOSE = 0.05  # alignments that agree to this are the same
+Curves = dict[tuple[float, float], float]  # accuracy by (|h|, |mu|)
 
 
 def unfolding(T: np.ndarray, gains: np.ndarray, seed: int) -> np.ndarray:
@@ -89,8 +90,8 @@ def run(run: Run) -> None:
 
 
 def spectrum(run: Run) -> None:
-    """Both unfoldings at every size. One pass over the noise, in slabs, gives a Gram matrix; its spectrum is compared with
-    the limit. The errors are those of the draws' means, as an asymptotic formula predicts the mean first."""
+    """Both unfoldings at every size. One pass over the noise, in slabs, gives a Gram matrix; its spectrum is compared
+    with the limit. The errors are those of the draws' means, as an asymptotic formula predicts the mean first."""
     second, third = run.dataset.load(run.seed), run.dataset.load(run.seed, rho=None, varrho=4.0, beta_M=3.0, draws=1)
     kept = {}
     for draws, others in run.progress(list(zip(second, third, strict=True)), desc="sizes"):
@@ -208,8 +209,8 @@ def _transition_rank_one(run: Run, draw: NestedDraw, threshold: float) -> None:
 
 
 def multiview(run: Run) -> None:
-    """Accuracy over |mu| at two |h|, and over the strength of the digits. `coarse` methods, whose tensors take long, see
-    |mu| = 1 and 3 only; |mu| = 1 and 3 are seen on every draw of the dataset."""
+    """Accuracy over |mu| at two |h|, and over the strength of the digits. `coarse` methods, which take long, see |mu| = 1
+    and 3 only; |mu| = 1 and 3 are seen on every draw of the dataset."""
     problems = run.dataset.load(run.seed)
     options = dict(run.method.params)
     coarse = options.pop("coarse", False)
@@ -229,9 +230,7 @@ def multiview(run: Run) -> None:
         run.log(step=strength, digits_accuracy=est.clustering_accuracy(found, problems.digits.labels))
 
 
-def _curves(
-    run: Run, draws: list[NestedDraw], coarse: bool, cluster: Callable, seconds: list[float]
-) -> dict[tuple[float, float], float]:
+def _curves(run: Run, draws: list[NestedDraw], coarse: bool, cluster: Callable, seconds: list[float]) -> Curves:
     """Accuracy by (|h|, |mu|), logged as it comes."""
     grid = np.round(np.linspace(0, 5, 26 if run.scale != "smoke" else 6), 6).tolist()
     found: dict[tuple[float, float], list[float]] = {}
@@ -252,9 +251,7 @@ def _curves(
     return curves
 
 
-def _predictions(
-    run: Run, draw: NestedDraw, keys: dict[tuple[float, float], float]
-) -> dict[tuple[float, float], float]:
+def _predictions(run: Run, draw: NestedDraw, keys: Curves) -> Curves:
     """Predicted accuracy at the same points, for the methods that have a formula."""
     predict = PREDICTIONS.get(run.method.uses)
     if predict is None:

@@ -1,8 +1,8 @@
 """Predicted accuracy of two-class multi-view clustering by sign, for the three estimates that have a formula.
 
-dims = (p, n, m): p features of n points in m views; mu_norm = |mu| is half the distance between the classes and h_norm =
-|h| the size of the gains (arXiv 2402.10677, section 5). An accuracy is Phi(sqrt(zeta / (1 - zeta))) for the squared alignment
-zeta of the estimate of y.
+dims = (p, n, m): p features of n points in m views; mu_norm = |mu| is the strength of the classes and h_norm = |h| that of
+the gains (arXiv 2402.10677, section 5). An accuracy is Phi(sqrt(zeta / (1 - zeta))) for the squared alignment zeta of
+the estimate of y.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Estimates of y (and x, z) from a tensor of the nested matrix-tensor model, and labels from them.
 
-- `unfolding_estimator`: the leading eigenvector of one unfolding's Gram matrix; mode 1 for y, mode 2 for z (counted from
-  zero; the paper's second and third unfoldings).
+- `unfolding_estimator`: the leading eigenvector of one unfolding's Gram matrix; mode 1 for y, mode 2 for z (counted
+  from zero; the paper's second and third unfoldings).
 - `rank_one_tensor`: the best rank-one approximation, sought by the alternating power iteration. The objective
   |T(x, y, z)| never falls; which of its maxima is reached depends on the start.
 - `two_step`: z from the third unfolding, then the leading singular pair of T(., ., z). Polynomial time like an
@@ -134,10 +134,10 @@ def rank_one_tensor(
 ) -> RankOne:
     """Best rank-one approximation by the alternating power iteration x <- T(., y, z), y <- T(x, ., z), z <- T(x, y, .).
 
-    `init`: "unfolding" (y and z from their unfoldings), "two_step", "random", or three vectors (the truth, say). A sweep
-    costs two passes over the tensor, in each of which x and y are updated `inner` times: near the threshold, where T(., ., z)
-    has no large gap between its singular values, more of these cheap updates save passes. Stops when no vector moves by
-    more than `tol` in a sweep.
+    `init`: "unfolding" (y and z from their unfoldings), "two_step", "random", or three vectors (the truth, say). A
+    sweep costs two passes over the tensor, in each of which x and y are updated `inner` times: near the threshold, where
+    T(., ., z) has no large gap between its singular values, more of these cheap updates save passes. Stops when no
+    vector moves by more than `tol` in a sweep.
 
     ValueError: not of order 3, entries not finite, an unknown start, or start vectors that do not fit.
     """

@@ -9,8 +9,8 @@ Matrix-Tensor Model", ICLR 2024, arXiv 2402.10677:
 with unit x, y, z and standard Gaussian Z, W. Two-class multi-view clustering is the case y = labels / sqrt(n): p
 features of n points in m views, view k = h_k (mu labels^T / sqrt(n) + Z) + W_k, so that beta_M = |mu| and beta_T = |h|.
 
-A `NestedDraw` holds x, y, z and Z, and draws W whenever it is asked for, from a seed of its own, whole or in slabs, so that
-a tensor of any size can pass through memory. `with_strengths` keeps the randomness and changes the signal.
+A `NestedDraw` holds x, y, z and Z, and draws W whenever it is asked for, from a seed of its own, whole or in slabs, so
+that a tensor of any size can pass through memory. `with_strengths` keeps the randomness and changes the signal.
 `SecondGrams` gives the Gram matrix of the second unfolding for any strengths at the price of one draw of W.
 """
 
@@ -56,8 +56,8 @@ class NestedModel:
     x, y, z are uniform on their spheres; `labels` (+1 or -1, one a column of M) fixes y = labels / sqrt(n2) instead.
     Every `draw` and `sample` continues the stream of `generator` (or of the seed that it stands for).
 
-    ValueError: sizes not three positive integers, strengths negative or not finite, both or neither of beta_T and rho_T,
-    labels not +1 / -1 or of a wrong number.
+    ValueError: sizes not three positive integers, strengths negative or not finite, both or neither of beta_T and
+    rho_T, labels not +1 / -1 or of a wrong number.
     """
 
     dims: Sequence[int]

@@ -14,9 +14,7 @@ from tensorbench.decomposition.spiked.unfolding_theory import SecondUnfolding, T
 __all__ = ["Histogram", "esd", "histogram", "kolmogorov_distance", "rescale"]
 
 
-def esd(
-    T: Float[np.ndarray, "n1 n2 n3"] | Iterable[Float[np.ndarray, "_ n2 n3"]], mode: int
-) -> Float[np.ndarray, " n"]:
+def esd(T: Float[np.ndarray, "_ _ _"] | Iterable[Float[np.ndarray, "_ _ _"]], mode: int) -> Float[np.ndarray, " n"]:
     """Ascending eigenvalues of T_(mode) T_(mode)^T; T whole, or in slabs along another mode (modes count from zero)."""
     if isinstance(T, np.ndarray):
         if T.ndim != 3:
@@ -34,7 +32,7 @@ def rescale(eigenvalues: Float[np.ndarray, " n"], dims: Sequence[int], mode: int
 def kolmogorov_distance(
     values: Float[np.ndarray, " n"], distribution: Callable[[np.ndarray], np.ndarray], spikes: int = 0
 ) -> float:
-    """sup |F_n - F| between the empirical distribution of `values`, the largest `spikes` left out, and a continuous F."""
+    """sup |F_n - F| of the empirical distribution of `values`, the largest `spikes` left out, from a continuous F."""
     bulk = np.sort(np.asarray(values, dtype=float))
     if not 0 <= spikes < len(bulk):
         raise ValueError(f"spikes = {spikes} leaves nothing of {len(bulk)} values")

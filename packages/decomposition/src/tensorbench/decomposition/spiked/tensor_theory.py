@@ -1,8 +1,8 @@
 """What the best rank-one approximation finds under the nested matrix-tensor model, in the large-size limit.
 
-The maximum-likelihood estimate of (x, y, z) is the best rank-one approximation lambda u (x) v (x) w of T. M. E. A. Seddik,
-M. Achab, H. Goulart, M. Debbah ("A Nested Matrix-Tensor Model for Noisy Multi-view Clustering", arXiv 2305.19992) give
-its limits, which arXiv 2402.10677 compares with unfoldings. With c_l = n_l / n_T, a_l = 1 + gamma for l = 1, 2, and
+The maximum-likelihood estimate of (x, y, z) is the best rank-one approximation lambda u (x) v (x) w of T. M. E. A.
+Seddik, M. Achab, H. Goulart, M. Debbah ("A Nested Matrix-Tensor Model for Noisy Multi-view Clustering", arXiv
+2305.19992) give its limits, which arXiv 2402.10677 compares with unfoldings. With c_l = n_l / n_T and
 
     gamma = beta_T^2 (1 - g3^2 / c3) / (c1 + c2)
     g1 = c1 / (-xi - (1 + gamma) g2 - g3),   g2 = c2 / (-xi - (1 + gamma) g1 - g3),   g3 = c3 / (-xi - g1 - g2),
@@ -12,10 +12,10 @@ its limits, which arXiv 2402.10677 compares with unfoldings. With c_l = n_l / n_
 the singular value lambda and the alignments |<u, x>|, |<v, y>|, |<w, z>| = q1, q2, q3 are fixed.
 
 `solve` does not iterate in the complex plane. On the real branch right of the bulk every g is negative; let g3 = -w.
-Then gamma is a number, t = c1 / |g1| - (1 + gamma) |g1| has the same value for both matrix modes, and the third equation
-is one convex equation for t, solved by Newton's method from the right. So w alone runs through the whole branch: xi = infinity at
-w = 0, xi = edge of the bulk where d xi / d w = 0; and (*) gives the beta_M that belongs to w. `stieltjes` iterates the
-three equations instead, at any xi, and serves as the oracle of the tests and for the density.
+Then gamma is a number, t = c1 / |g1| - (1 + gamma) |g1| has the same value for both matrix modes, and the third
+equation is one convex equation for t, solved by Newton's method from the right. So w alone runs through the whole
+branch: xi = infinity at w = 0, xi = edge of the bulk where d xi / d w = 0; and (*) gives the beta_M that belongs to w.
+`stieltjes` iterates the three equations instead, at any xi; it is the oracle of the tests, and gives the density.
 """
 
 from __future__ import annotations

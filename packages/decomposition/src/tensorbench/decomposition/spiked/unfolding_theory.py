@@ -1,8 +1,8 @@
 """What the leading eigenvector of an unfolding finds under the nested matrix-tensor model, in the large-size limit.
 
 H. Lebeau, M. E. A. Seddik, J. H. de M. Goulart, "Performance Gaps in Multi-view Clustering under the Nested
-Matrix-Tensor Model", ICLR 2024, arXiv 2402.10677. The model and its names (dims n1, n2, n3; beta_M, beta_T) are those of
-:mod:`tensorbench.decomposition.spiked.nested`. Only shares and one strength matter in the limit:
+Matrix-Tensor Model", ICLR 2024, arXiv 2402.10677. The model and its names (dims n1, n2, n3; beta_M, beta_T) are those
+of :mod:`tensorbench.decomposition.spiked.nested`. Only shares and one strength matter in the limit:
 
     c_l = n_l / n_T,   n_T = n1 + n2 + n3,   b = beta_M^2,   rho = beta_T^2 n_T / sqrt(n1 n2 n3).
 
@@ -18,6 +18,7 @@ Eigenvalues of T_(l) T_(l)^T are quoted after (. - mu_l) / sigma, sigma = sqrt(n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,7 +108,7 @@ class SecondUnfolding:
         return _plain(np.where(zeta > 0, zeta, 0.0))
 
     def _cubic(self) -> list[np.ndarray]:
-        """Coefficients of m^0 .. m^3, each a polynomial in s (ascending), of the equation of the Stieltjes transform."""
+        """Coefficients of m^0 .. m^3, each a polynomial in s (ascending), of the Stieltjes transform's equation."""
         c1, c2, c3 = self.c
         rho = _number("rho", self.rho)
         lead = rho * c2 / (1 - c3)
@@ -171,7 +172,7 @@ class SecondUnfolding:
         roots = poly.polyroots(discriminant)
         real = np.sort(roots.real[np.abs(roots.imag) < 1e-7 * (1 + np.abs(roots.real))])
         pieces = []
-        for low, high in zip(real[:-1], real[1:], strict=True):
+        for low, high in itertools.pairwise(real):
             if high - low > 1e-9 and poly.polyval((low + high) / 2, discriminant) < 0:
                 pieces.append((float(low), float(high)))
         return tuple(pieces)
