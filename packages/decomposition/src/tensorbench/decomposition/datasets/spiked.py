@@ -30,18 +30,18 @@ def nested_family(
     """`draws` draws for each size; the strength is given as `rho` (what the second unfolding sees) or as `varrho` (what
     the third unfolding sees)."""
     from tensorbench.decomposition.spiked.nested import NestedModel
-    from tensorbench.decomposition.spiked.unfolding_theory import third_unfolding
+    from tensorbench.decomposition.spiked.unfolding_theory import rho_from_beta, third_unfolding
 
-    if (rho is None) == (varrho is None):
+    strength = rho if varrho is None else varrho
+    if strength is None or (rho is not None and varrho is not None):
         raise ValueError("give one of rho (second unfolding) and varrho (third unfolding)")
     if draws < 1 or not sizes:
         raise ValueError(f"draws = {draws} must be at least 1 and sizes = {sizes} must name a size")
     family = []
     for k, dims in enumerate(sizes):
         # Both strengths are proportional to beta_T^2.
-        unit = NestedModel(dims, beta_M, beta_T=1.0)
-        per_square = unit.rho_T if varrho is None else third_unfolding(dims, beta_M, 1.0).varrho
-        beta_T = float(np.sqrt((rho if varrho is None else varrho) / per_square))
+        per_square = rho_from_beta(dims, 1.0) if varrho is None else third_unfolding(dims, beta_M, 1.0).varrho
+        beta_T = float(np.sqrt(strength / per_square))
         model = NestedModel(dims, beta_M, beta_T=beta_T, generator=np.random.default_rng([seed, k, 2402]))
         family.append([model.draw() for _ in range(draws)])
     return family

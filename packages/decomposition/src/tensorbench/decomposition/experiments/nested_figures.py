@@ -23,17 +23,16 @@ def _history(records: pd.DataFrame, metric: str, dataset: str) -> pd.DataFrame:
     return history[history["dataset"] == dataset] if len(history) else history
 
 
-def _markers(ax: Axes, history: pd.DataFrame, method: str, **look: object) -> None:
-    """Means over seeds with 95 % intervals, no line."""
+def _markers(ax: Axes, history: pd.DataFrame, method: str, shift: float = 1.0, **look: object) -> None:
+    """Means over seeds with 95 % intervals, at `shift` times the step; no line unless the look has one."""
     points = history[history["method"] == method] if len(history) else history
     if points.empty:
         return
-    shown = {"linestyle": "none", "elinewidth": 0.7, "markersize": 3.5} | plotting.style(method) | look
-    shown |= {"linestyle": "none"}
+    shown = plotting.style(method) | {"linestyle": "none", "elinewidth": 0.7, "markersize": 3.5} | look
     steps, means, below, above = [], [], [], []
-    for step, rows in points.groupby("step"):
-        interval = mean_interval(rows["value"].to_numpy(dtype=float))
-        steps.append(step)
+    for step in np.unique(points["step"].to_numpy(dtype=float)):
+        interval = mean_interval(points["value"].to_numpy(dtype=float)[points["step"] == step])
+        steps.append(shift * step)
         means.append(interval.mean)
         below.append(0.0 if interval.low is None else interval.mean - interval.low)
         above.append(0.0 if interval.high is None else interval.high - interval.mean)
@@ -119,12 +118,12 @@ def phase_diagram(records: pd.DataFrame) -> Figure:
     return fig
 
 
-# Starts of the rank-one approximation: colour and marker, distinct from those of methods drawn beside them.
+# Starts of the rank-one approximation: place, colour and marker, distinct from those of what is drawn beside them.
 STARTS = {
-    "unfolding": ("#009E73", "o", "rank one, from the unfoldings"),
-    "truth": ("#404040", "x", "rank one, from the truth"),
-    "random": ("#CC79A7", "v", "rank one, from random vectors"),
-    "two_step": ("#E69F00", "D", "two-step estimate"),
+    "unfolding": (0.97, "#009E73", "o", "rank one, from the unfoldings"),
+    "truth": (1.0, "#404040", "x", "rank one, from the truth"),
+    "random": (1.03, "#CC79A7", "v", "rank one, from random vectors"),
+    "two_step": (1.06, "#E69F00", "D", "two-step estimate"),
 }
 
 
@@ -145,11 +144,11 @@ def transition(records: pd.DataFrame) -> Figure:
     ax.plot(ratios, limits, color="#009E73", linestyle="--", label="rank one, limit")
     _markers(ax, _history(records, "alignment", "transition"), "unfolding", color="#0072B2", marker="s",
              label="unfolding")  # fmt: skip
-    for name, (colour, marker, text) in STARTS.items():
-        _markers(ax, _history(records, f"{name}_alignment", "transition"), "rank_one", color=colour, marker=marker,
-                 label=text)  # fmt: skip
+    for name, (shift, colour, marker, text) in STARTS.items():
+        history = _history(records, f"{name}_alignment", "transition")
+        _markers(ax, history, "rank_one", shift, color=colour, marker=marker, label=text)
     plotting.log_axis(ax, "x", ticks=[0.2, 0.4, 0.6, 1, 1.5, 2.5, 4])
-    plotting.reference(ax, x=1, text="unfolding's threshold")
+    plotting.reference(ax, x=1)
     ax.set(xlabel=r"strength $\rho$ over the threshold of the unfolding", ylabel="squared alignment with y")
     ax.set(ylim=(-0.03, 0.95))
     plotting.legend(fig, ncols=4)
@@ -252,7 +251,9 @@ def digits(records: pd.DataFrame) -> Figure:
     if history.empty:
         plotting.empty(ax)
         return fig
-    plotting.series(ax, history, "step", "value")
+    for name in ("weighted_mean", "two_step", "rank_one", "parafac", "unfolding", "kmeans", "spectral"):
+        _markers(ax, history, name, linestyle=plotting.style(name)["linestyle"], linewidth=1.1)
+    plotting.log_axis(ax, "x", ticks=sorted(history["step"].unique()))
     ax.set(xlabel="strength of the digits (noise of variance 1 / (p + n + m))", ylabel="accuracy")
-    plotting.legend(fig)
+    plotting.legend(fig, ncols=4)
     return fig

@@ -111,15 +111,14 @@ def _start(T: np.ndarray, init: str | Sequence[np.ndarray], rng: np.random.Gener
             raise ValueError(f"a start is three vectors of the sizes {T.shape}; got {[v.shape for v in vectors]}")
         if not all(np.linalg.norm(vector) > 0 for vector in vectors):
             raise ValueError("a start vector is zero; use any other")
-        return [vector / np.linalg.norm(vector) for vector in vectors[1:]]
+        return [_direction(vector) for vector in vectors[1:]]
     if init == "unfolding":
         return [unfolding_estimator(T, mode) for mode in (1, 2)]
     if init == "two_step":
         first = two_step(T)
         return [first.y, first.z]
     if init == "random":
-        drawn = [rng.standard_normal(size) for size in T.shape[1:]]
-        return [vector / np.linalg.norm(vector) for vector in drawn]
+        return [_direction(rng.standard_normal(size)) for size in T.shape[1:]]
     raise ValueError(unknown("init", init, STARTS))
 
 
@@ -135,8 +134,8 @@ def rank_one_tensor(
     """Best rank-one approximation by the alternating power iteration x <- T(., y, z), y <- T(x, ., z), z <- T(x, y, .).
 
     `init`: "unfolding" (y and z from their unfoldings), "two_step", "random", or three vectors (the truth, say). A
-    sweep costs two passes over the tensor, in each of which x and y are updated `inner` times: near the threshold, where
-    T(., ., z) has no large gap between its singular values, more of these cheap updates save passes. Stops when no
+    sweep costs two passes over the tensor, during which x and y are updated `inner` times: near the threshold, where
+    T(., ., z) has no large gap between its singular values, more of these cheap updates save passes. It stops when no
     vector moves by more than `tol` in a sweep.
 
     ValueError: not of order 3, entries not finite, an unknown start, or start vectors that do not fit.

@@ -85,10 +85,10 @@ class NestedModel:
                 )
         root = float(np.sqrt(n1 * n2 * n3))
         object.__setattr__(self, "dims", (n1, n2, n3))
-        if self.beta_T is None:
+        if self.rho_T is not None:
             object.__setattr__(self, "beta_T", float(np.sqrt(self.rho_T * root / (n1 + n2 + n3))))
         else:
-            object.__setattr__(self, "rho_T", float(self.beta_T**2 * (n1 + n2 + n3) / root))
+            object.__setattr__(self, "rho_T", float((self.beta_T or 0.0) ** 2 * (n1 + n2 + n3) / root))
         object.__setattr__(self, "generator", as_generator(self.generator))
 
     def draw(self) -> NestedDraw:

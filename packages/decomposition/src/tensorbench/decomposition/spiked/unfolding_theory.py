@@ -66,7 +66,7 @@ class SecondUnfolding:
     ValueError: shares not three positive numbers, beta_M or rho negative.
     """
 
-    c: tuple[float, float, float]
+    c: Sequence[float]
     beta_M: Values
     rho: Values
 
@@ -127,23 +127,21 @@ class SecondUnfolding:
         return self._upper_root(s)
 
     def _upper_root(self, s: np.ndarray) -> np.ndarray:
-        """Root with the largest imaginary part, by the eigenvalues of companion matrices, all s at once."""
+        """The root in the upper half-plane, by the eigenvalues of companion matrices, all s at once."""
         d, c, b, a = (poly.polyval(s, coefficients) for coefficients in self._cubic())
         a, b, c, d = np.broadcast_arrays(a, b, c, d)
         if a.flat[0] == 0:  # rho = 0: a quadratic, the semicircle law
             root = np.sqrt(c * c - 4 * b * d + 0j)
             both = np.stack([(-c + root) / (2 * b), (-c - root) / (2 * b)])
             return np.take_along_axis(both, both.imag.argmax(axis=0)[None], axis=0)[0]
-        # Reversed (roots 1/m): the leading coefficient is then 1, however small rho is.
+        # The roots 1/m of the reversed cubic, whose leading coefficient is 1 however small rho is. Im m > 0 is
+        # Im 1/m < 0, and the root that goes to infinity with 1 / rho cannot be mistaken for the one that is meant.
         companion = np.zeros((*s.shape, 3, 3), dtype=complex)
         companion[..., 1, 0] = companion[..., 2, 1] = 1
         for row, coefficient in enumerate((a, b, c)):
             companion[..., row, 2] = -coefficient / d
         inverse = np.linalg.eigvals(companion)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            roots = 1 / inverse
-        roots = np.where(np.isfinite(roots), roots, 0)
-        return np.take_along_axis(roots, roots.imag.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+        return 1 / np.take_along_axis(inverse, inverse.imag.argmin(axis=-1)[..., None], axis=-1)[..., 0]
 
     def density(self, s: Values) -> Values:
         """Limiting density of the rescaled eigenvalues at real s: zero where the cubic has three real roots."""
@@ -194,7 +192,7 @@ class SecondUnfolding:
 def threshold_rho(c: Sequence[float], beta_M: Values) -> Values:
     """Smallest rho at which the second unfolding sees y: b / (v sqrt(b^2 - c1 c2 / (1 - c3)^2)), v = c2 / (1 - c3) + b;
     infinite up to beta_M = `threshold_beta_M(c)`, where no strength of the tensor helps."""
-    k1, k2 = SecondUnfolding(tuple(c), 0.0, 0.0)._reduced
+    k1, k2 = SecondUnfolding(c, 0.0, 0.0)._reduced
     b = np.square(np.asarray(beta_M, dtype=float))
     room = b * b - k1 * k2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -203,7 +201,7 @@ def threshold_rho(c: Sequence[float], beta_M: Values) -> Values:
 
 def threshold_beta_M(c: Sequence[float]) -> float:
     """beta_M at which the matrix M itself starts to show y: beta_M^4 = c1 c2 / (1 - c3)^2."""
-    k1, k2 = SecondUnfolding(tuple(c), 0.0, 0.0)._reduced
+    k1, k2 = SecondUnfolding(c, 0.0, 0.0)._reduced
     return float((k1 * k2) ** 0.25)
 
 
