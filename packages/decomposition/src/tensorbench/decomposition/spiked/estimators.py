@@ -118,7 +118,7 @@ def _start(T: np.ndarray, init: str | Sequence[np.ndarray], rng: np.random.Gener
         first = two_step(T)
         return [first.y, first.z]
     if init == "random":
-        return [_direction(rng.standard_normal(size)) for size in T.shape[1:]]
+        return [_direction(rng.standard_normal((size,))) for size in T.shape[1:]]
     raise ValueError(unknown("init", init, STARTS))
 
 

@@ -84,7 +84,7 @@ def _branch(w: np.ndarray, c: np.ndarray, beta_T: float) -> _Branch:
     return _Branch(xi, -np.stack([u, v, w]), gamma, q2, beta_M)
 
 
-def _shares(c: Sequence[float]) -> np.ndarray:
+def _shares(c: Sequence[float] | np.ndarray) -> np.ndarray:
     shares = np.asarray(c, dtype=float)
     if shares.shape != (3,) or not (shares > 0).all():
         raise ValueError(f"c = {c} must be three positive shares, such as (1/2, 1/3, 1/6) or the dims")
@@ -106,7 +106,7 @@ def _grid(c: np.ndarray, beta_T: float, points: int = 2000) -> tuple[np.ndarray,
     return w[:end], _Branch(*(getattr(branch, name)[..., :end] for name in ("xi", "g", "gamma", "q2", "beta_M")))
 
 
-def bulk_edge(c: Sequence[float], beta_T: float) -> float:
+def bulk_edge(c: Sequence[float] | np.ndarray, beta_T: float) -> float:
     """Right end of the bulk: the smallest xi of the real branch."""
     shares, strength = _shares(c), _strength(beta_T)
     w, branch = _grid(shares, strength)
