@@ -133,9 +133,7 @@ class BPTD:
         return self.state.num_params
 
 
-def start(
-    dims: tuple[int, int, int, int, int, int], prior: Prior, data: Counts, rng: np.random.Generator
-) -> State:
+def start(dims: tuple[int, int, int, int, int, int], prior: Prior, data: Counts, rng: np.random.Generator) -> State:
     """Where the chain starts: all weights 1, factors dispersed around what gives the observed total.
 
     A draw from the prior would be allowed too, but with shapes of 0.1 most of it is numerically zero, and the chain
@@ -153,7 +151,9 @@ def start(
     return state
 
 
-def loglik_per_event(counts: Float[np.ndarray, "V V A T"] | Int[np.ndarray, "V V A T"], rate: Float[np.ndarray, "V V A T"]) -> float:
+def loglik_per_event(
+    counts: Float[np.ndarray, "V V A T"] | Int[np.ndarray, "V V A T"], rate: Float[np.ndarray, "V V A T"]
+) -> float:
     """Poisson log-likelihood of all cells off the diagonal, in nats, divided by the number of events in ``counts``.
 
     Minus infinity where an event falls on a rate of zero. Raises ValueError without events.

@@ -28,7 +28,9 @@ def check_counts(Y: Any, mask: Any = None) -> Counts:
     coords = Y.coords.T if sparse else np.argwhere(dense != 0)
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"{int((~np.isfinite(values)).sum())} counts are NaN or infinite; say what is missing by a mask")
+        raise ValueError(
+            f"{int((~np.isfinite(values)).sum())} counts are NaN or infinite; say what is missing by a mask"
+        )
     if (values < 0).any() or (values != np.round(values)).any():
         bad = values[(values < 0) | (values != np.round(values))][0]
         raise ValueError(f"{bad:g} is not a count; a Poisson model takes whole numbers >= 0")
@@ -48,9 +50,7 @@ def check_counts(Y: Any, mask: Any = None) -> Counts:
         log.warning("%d events from an actor to itself are ignored: the diagonal is undefined in this model", lost)
     if not keep.any():
         raise ValueError("no event is left off the diagonal and inside the mask; there is nothing to fit")
-    return Counts(
-        np.ascontiguousarray(coords[keep], dtype=np.int64), values[keep].astype(np.int64), shape, observed
-    )  # type: ignore[arg-type]
+    return Counts(np.ascontiguousarray(coords[keep], dtype=np.int64), values[keep].astype(np.int64), shape, observed)  # type: ignore[arg-type]
 
 
 def check_fixed(fixed: Mapping[str, Any], state: State) -> dict[str, Any]:

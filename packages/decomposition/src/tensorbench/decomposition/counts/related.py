@@ -26,7 +26,9 @@ MODES = 4
 class _Sampler:
     """Sweeps, burn-in and the average of rates over what is kept."""
 
-    def __init__(self, *, n_iter: int = 400, burn: int = 200, thin: int = 4, seed: int | np.random.Generator = 0) -> None:
+    def __init__(
+        self, *, n_iter: int = 400, burn: int = 200, thin: int = 4, seed: int | np.random.Generator = 0
+    ) -> None:
         if not 0 <= burn < n_iter or thin < 1:
             raise ValueError(f"n_iter={n_iter}, burn={burn}, thin={thin}: need 0 <= burn < n_iter and thin >= 1")
         self.n_iter, self.burn, self.thin = n_iter, burn, thin
@@ -142,7 +144,11 @@ class BlockModel(_Sampler):
 
     def _start(self, data: Counts) -> None:
         rng, (V, _, A, T), (C, K, R) = self._rng, data.shape, self.ranks
-        self.actors, self.actions, self.times = rng.integers(C, size=V), rng.integers(K, size=A), rng.integers(R, size=T)
+        self.actors, self.actions, self.times = (
+            rng.integers(C, size=V),
+            rng.integers(K, size=A),
+            rng.integers(R, size=T),
+        )
         self.degrees = [np.ones(V), np.ones(A), np.ones(T)]
         mean = data.values.sum() / (data.mask.sum() * A * T)
         self.prior_rate = 1.0 / mean

@@ -55,7 +55,10 @@ def crt(
 
 
 def sum_crt(
-    m: Int[np.ndarray, "..."], r: Float[np.ndarray, "..."], rng: np.random.Generator, axis: tuple[int, ...] | None = None
+    m: Int[np.ndarray, "..."],
+    r: Float[np.ndarray, "..."],
+    rng: np.random.Generator,
+    axis: tuple[int, ...] | None = None,
 ) -> Int[np.ndarray, "..."]:
     """Sum of independent CRT draws over ``axis`` (default: all)."""
     return np.asarray(crt(m, r, rng).sum(axis=axis))

@@ -70,9 +70,7 @@ class State:
 
     def part(self, actors: Int[np.ndarray, " v"], times: Int[np.ndarray, " t"]) -> State:
         """The model of some of the actors and time steps."""
-        return replace(
-            self, Theta_VC=self.Theta_VC[actors], alpha_V=self.alpha_V[actors], Psi_TR=self.Psi_TR[times]
-        )
+        return replace(self, Theta_VC=self.Theta_VC[actors], alpha_V=self.alpha_V[actors], Psi_TR=self.Psi_TR[times])
 
     def copy(self) -> State:
         """Independent copies of the arrays."""

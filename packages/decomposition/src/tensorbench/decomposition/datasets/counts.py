@@ -83,9 +83,7 @@ def bptd_posterior(files: list[Path], *, seed: int, actors: int = 40, months: in
     active = np.argsort(-state.Theta_VC.sum(axis=1), kind="stable")[:actors]
     part = state.part(active, np.arange(months))
     counts = np.random.default_rng(seed).poisson(rates(part))
-    return CountTensor(
-        counts, tuple(f"country {i}" for i in active), tuple(f"action {a + 1}" for a in range(A)), part
-    )
+    return CountTensor(counts, tuple(f"country {i}" for i in active), tuple(f"action {a + 1}" for a in range(A)), part)
 
 
 @dataset(
