@@ -139,7 +139,7 @@ def start(dims: tuple[int, int, int, int, int, int], prior: Prior, data: Counts,
     A draw from the prior would be allowed too, but with shapes of 0.1 most of it is numerically zero, and the chain
     takes long to bring anything back.
     """
-    V, A, T, C, K, R = dims
+    V, _, T, C, K, R = dims
     state = prior_sample(dims, prior, rng, beta=1.0, delta=1.0, zeta=1.0)
     for name in ("eta_d_C", "eta_a_C", "nu_K", "rho_R"):
         getattr(state, name)[:] = 1.0

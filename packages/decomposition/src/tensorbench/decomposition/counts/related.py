@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from tensorbench.decomposition.counts import kernels
 from tensorbench.decomposition.counts.conditionals import Counts
@@ -260,8 +260,3 @@ class BlockModel(_Sampler):
             return rate
         g, h, w = self.degrees
         return rate * (g[:, None] * g)[:, :, None, None] * (h[:, None] * w)
-
-
-def labels_to_shares(labels: Int[np.ndarray, " V"], clusters: int) -> Float[np.ndarray, "V C"]:
-    """Hard memberships as a matrix, to compare them with soft ones."""
-    return np.eye(clusters)[labels]

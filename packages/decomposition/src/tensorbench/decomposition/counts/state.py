@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -74,25 +75,27 @@ class State:
 
     def copy(self) -> State:
         """Independent copies of the arrays."""
-        return State(**{f.name: np.copy(getattr(self, f.name)) if f.name not in SCALARS else float(getattr(self, f.name))
-                        for f in fields(State)})  # fmt: skip
+        return State(**{name: _field(name, getattr(self, name)) for name in NAMES})
 
     def save(self, path: str | Path) -> None:
         """Write an npz file with the fields by their names."""
-        np.savez_compressed(path, **{f.name: getattr(self, f.name) for f in fields(State)})
+        np.savez_compressed(path, **{name: getattr(self, name) for name in NAMES})
 
     @staticmethod
     def load(path: str | Path) -> State:
         """Read what :meth:`save` wrote. Raises ValueError where a field is missing."""
         with np.load(path, allow_pickle=False) as file:
-            if missing := {f.name for f in fields(State)} - set(file.files):
+            if missing := set(NAMES) - set(file.files):
                 raise ValueError(f"{path} is no state: it lacks {', '.join(sorted(missing))}")
-            return State(**{f.name: np.asarray(file[f.name], dtype=np.float64) if f.name not in SCALARS
-                            else float(file[f.name]) for f in fields(State)})  # fmt: skip
+            return State(**{name: _field(name, file[name]) for name in NAMES})
 
 
 SCALARS = ("beta", "delta", "zeta")
 NAMES = tuple(f.name for f in fields(State))
+
+
+def _field(name: str, value: Any) -> Any:
+    return float(value) if name in SCALARS else np.array(value, dtype=np.float64)
 
 
 def pair_tables(state: State) -> tuple[Float[np.ndarray, "RK V C"], Float[np.ndarray, "V V RK"]]:

@@ -6,7 +6,7 @@ its rate. ``test_loglik`` is the Poisson log-likelihood of all held-out cells, d
 - ``icews14``, ``bptd_posterior``, ``planted``: every method once a seed. BPTD also logs ``communities_found`` where the
   generating state is known: how many of its five largest communities have a match with a cosine of token shares of at
   least 0.9 in the last sample.
-- ``shrinkage`` (step = communities offered): ``small_communities`` are those of 20 that hold less than 1 % of the tokens.
+- ``shrinkage`` (step = communities offered): ``small_communities`` of 20 hold less than 1 % of the tokens.
 """
 
 from __future__ import annotations
