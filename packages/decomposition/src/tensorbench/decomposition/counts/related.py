@@ -153,10 +153,9 @@ class BlockModel(_Sampler):
         mean = data.values.sum() / (data.mask.sum() * A * T)
         self.prior_rate = 1.0 / mean
         self.core = gamma_safe(np.ones((R, K, C, C)), self.prior_rate, rng)
-        self._dense = np.zeros(data.shape)
-        self._dense[tuple(data.coords.T)] = data.values
-        self._by_action = self._dense.sum(axis=3)
-        self._by_time = self._dense.sum(axis=2)
+        i, j, a, t = data.coords.T
+        self._events = [np.bincount(index, weights=data.values, minlength=n)
+                        for index, n in zip((i, j, a, t), data.shape, strict=True)]  # fmt: skip
 
     def _sweep(self, data: Counts) -> None:
         self._draw_core(data)
@@ -170,12 +169,18 @@ class BlockModel(_Sampler):
         C, K, R = self.ranks
         return np.eye(C)[self.actors], np.eye(K)[self.actions], np.eye(R)[self.times]
 
-    def _pair_counts(self) -> Float[np.ndarray, "V V RK"]:
+    def _table(self, data: Counts, *axes: tuple[np.ndarray, int]) -> Float[np.ndarray, "..."]:
+        """Events by several labels of their cells, each with its number of values."""
+        sizes = tuple(size for _, size in axes)
+        index = np.ravel_multi_index([label for label, _ in axes], sizes)
+        return np.bincount(index, weights=data.values, minlength=int(np.prod(sizes))).reshape(sizes)
+
+    def _pair_counts(self, data: Counts) -> Float[np.ndarray, "V V RK"]:
         """Events of every pair by regime and topic."""
-        V, _, A, T = self._dense.shape
-        _, k, r = self._onehots()
-        classes = np.einsum("tr,ak->atrk", r, k).reshape(A * T, -1)
-        return (self._dense.reshape(V * V, A * T) @ classes).reshape(V, V, -1)
+        _, K, R = self.ranks
+        i, j, a, t = data.coords.T
+        V = data.shape[0]
+        return self._table(data, (i, V), (j, V), (self.times[t] * K + self.actions[a], R * K))
 
     def _class_weights(self) -> Float[np.ndarray, " RK"]:
         """Summed popularity of the cells (a, t) of every regime and topic."""
@@ -185,7 +190,9 @@ class BlockModel(_Sampler):
     def _draw_core(self, data: Counts) -> None:
         z = self._onehots()[0]
         C, K, R = self.ranks
-        counts = np.einsum("ic,ijq,jd->qcd", z, self._pair_counts(), z, optimize=True).reshape(R, K, C, C)
+        i, j, a, t = data.coords.T
+        labels = (self.times[t], R), (self.actions[a], K), (self.actors[i], C), (self.actors[j], C)
+        counts = self._table(data, *labels)
         weighted = z * self.degrees[0][:, None]
         pairs = weighted.T @ data.mask @ weighted
         exposure = self._class_weights().reshape(R, K, 1, 1) * pairs
@@ -194,7 +201,7 @@ class BlockModel(_Sampler):
     def _draw_actors(self, data: Counts) -> None:
         """z_i given all else, one actor after another."""
         C, K, R = self.ranks
-        pairs, weights = self._pair_counts(), self._class_weights()
+        pairs, weights = self._pair_counts(data), self._class_weights()
         core = self.core.reshape(R * K, C, C)
         logs, mean = np.log(core), np.tensordot(weights, core, axes=1)
         g = self.degrees[0]
@@ -217,15 +224,22 @@ class BlockModel(_Sampler):
         weighted = z * self.degrees[0][:, None]
         pairs = weighted.T @ data.mask @ weighted
         mean, logs = np.einsum("rkcd,cd->rk", self.core, pairs), np.log(self.core)
-        blocks = np.einsum("ic,ijat,jd->atcd", z, self._dense, z, optimize=["einsum_path", (0, 1), (0, 1)])
+        i, j, *cells = data.coords.T
+        C = self.ranks[0]
         for axis, labels in ((0, self.actions), (1, self.times)):
             size, other = self.ranks[1 + axis], (self.times, self.actions)[axis]
             mine, theirs = self.degrees[1 + axis], self.degrees[2 - axis]
             members = np.bincount(labels, minlength=size).astype(float)
             log_of, mean_of = (logs.transpose(1, 0, 2, 3), mean.T) if axis == 0 else (logs, mean)
-            moved = np.moveaxis(blocks, axis, 0)  # [mine, other, c, d]
             width = mean_of.shape[1]
-            grouped = np.einsum("nocd,ow->nwcd", moved, np.eye(width)[other], optimize=True)
+            clusters = other[cells[1 - axis]]
+            grouped = self._table(
+                data,
+                (cells[axis], len(labels)),
+                (clusters, width),
+                (self.actors[i], C),
+                (self.actors[j], C),
+            )
             value = np.tensordot(grouped, log_of, axes=([1, 2, 3], [1, 2, 3]))
             share = np.bincount(other, weights=theirs, minlength=width)
             value -= mine[:, None] * (mean_of @ share)
@@ -239,19 +253,18 @@ class BlockModel(_Sampler):
         """Popularities given memberships: actor by actor, then actions, then time steps."""
         rng, g = self._rng, self.degrees[0]
         z, k, r = self._onehots()
-        events = self._by_time.sum(axis=2)
         C, K, R = self.ranks
         mean = np.tensordot(self._class_weights(), self.core.reshape(R * K, C, C), axes=1)
         expected = z @ mean @ z.T * data.mask
         for i in range(len(g)):
             rate = 1.0 + (expected[i] + expected[:, i]) @ g
-            g[i] = gamma_safe(1.0 + events[i].sum() + events[:, i].sum(), rate, rng)
+            g[i] = gamma_safe(1.0 + self._events[0][i] + self._events[1][i], rate, rng)
         weighted = z * g[:, None]
         total = np.einsum("rkcd,cd->rk", self.core, weighted.T @ data.mask @ weighted)
         rate_a = 1.0 + k @ (total.T @ (r.T @ self.degrees[2]))
-        self.degrees[1] = gamma_safe(1.0 + self._by_action.sum(axis=(0, 1)), rate_a, rng)
+        self.degrees[1] = gamma_safe(1.0 + self._events[2], rate_a, rng)
         rate_t = 1.0 + r @ (total @ (k.T @ self.degrees[1]))
-        self.degrees[2] = gamma_safe(1.0 + self._by_time.sum(axis=(0, 1)), rate_t, rng)
+        self.degrees[2] = gamma_safe(1.0 + self._events[3], rate_t, rng)
 
     def _rates(self) -> Float[np.ndarray, "V V A T"]:
         blocks = self.core[self.times][:, self.actions]  # (T, A, C, C)

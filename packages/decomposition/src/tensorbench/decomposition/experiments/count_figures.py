@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,8 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 
 PREDICTED = ("icews14", "bptd_posterior", "planted")
-SHOWN_ACTORS, SHOWN_COMMUNITIES, SHOWN_TOPICS, SHOWN_ARROWS = 40, 12, 4, 25
+SHOWN_ACTORS, SHOWN_NODES, SHOWN_TOPICS, SHOWN_ARROWS = 40, 12, 4, 25
+SMALLEST_SHARE = 1e-4
 Structure = Mapping[str, np.ndarray] | None
 
 
@@ -28,33 +30,32 @@ def prediction(records: pd.DataFrame) -> Figure:
         return fig
     for ax, dataset in zip(axes.flat, datasets, strict=True):
         rows = shown[shown["dataset"] == dataset]
-        base = rows[rows["method"] == "independence"].set_index("seed")["test_loglik"]
-        rows = rows[~rows["method"].isin(["independence", "constant"])]
+        base = rows[rows["method"] == "independence"].set_index("seed")
+        rows = rows[rows["method"] != "independence"]
         ax.set_title(plotting.label(dataset))
         if base.empty or rows.empty:
             plotting.empty(ax)
             continue
         methods = list(dict.fromkeys(rows["method"]))
+        names = [plotting.label(method) for method in methods]
         for place, method in enumerate(methods):
-            mine = rows[rows["method"] == method].set_index("seed")["test_loglik"]
-            gain = (mine - base).dropna().to_numpy()
             look = plotting.style(method)
-            ax.plot(
-                gain,
-                np.full(gain.size, place),
-                linestyle="none",
-                marker=look["marker"],
-                color=look["color"],
-                markersize=4.5,
-                alpha=0.8,
-            )
-        ax.set_yticks(range(len(methods)), [plotting.label(method) for method in methods])
-        ax.set_ylim(len(methods) - 0.4, -0.6)
-        if "truth_loglik" in rows and (truth := rows.groupby("seed")["truth_loglik"].first() - base).notna().any():
-            plotting.reference(ax, x=float(truth.mean()))
+            gain = rows[rows["method"] == method].set_index("seed")["test_loglik"] - base["test_loglik"]
+            _markers(ax, gain, place, look["marker"], look["color"])
+        truth = base["truth_loglik"].dropna() if "truth_loglik" in base else pd.Series(dtype=float)
+        if len(truth):
+            _markers(ax, truth - base["test_loglik"], len(names), "|", "black")
+            names.append("true rates")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
         ax.margins(x=0.12)
     fig.supxlabel("log-likelihood over independence (nats per event)", fontsize=9)
     return fig
+
+
+def _markers(ax: Axes, values: pd.Series, place: int, marker: str, colour: str) -> None:
+    shown = values.dropna()
+    ax.plot(shown, np.full(len(shown), place), linestyle="none", marker=marker, color=colour, markersize=4.5, alpha=0.8)
 
 
 def calibration(records: pd.DataFrame) -> Figure:
@@ -63,7 +64,7 @@ def calibration(records: pd.DataFrame) -> Figure:
     history = rec.history(records, "observed_over_predicted") if len(records) else pd.DataFrame()
     if len(history):
         dataset = "icews14" if (history["dataset"] == "icews14").any() else history["dataset"].iloc[0]
-        wanted = ["bptd", "bptf", "dcgpirm", "cp_apr_20", "independence"]
+        wanted = ["bptd", "bptf", "dcgpirm", "cp_apr_20"]
         history = history[(history["dataset"] == dataset) & history["method"].isin(wanted)]
     if history.empty:
         plotting.empty(ax)
@@ -86,7 +87,11 @@ def structure(records: pd.DataFrame) -> Structure:
 
 
 def _by_size(found: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.argsort(-found["tokens"].sum(axis=0), kind="stable")[:SHOWN_COMMUNITIES]
+    return np.argsort(-found["tokens"].sum(axis=0), kind="stable")
+
+
+def _short(name: object, letters: int) -> str:
+    return textwrap.shorten(str(name), letters, placeholder=" …")
 
 
 def communities(found: Structure) -> Figure:
@@ -97,10 +102,10 @@ def communities(found: Structure) -> Figure:
         return fig
     tokens = found["tokens"]
     active = np.argsort(-tokens.sum(axis=1), kind="stable")[:SHOWN_ACTORS]
-    shares = (tokens[active] / np.maximum(tokens[active].sum(axis=1, keepdims=True), 1))[:, _by_size(found)]
+    shares = (tokens / np.maximum(tokens.sum(axis=1, keepdims=True), 1))[active][:, _by_size(found)]
     order = np.lexsort((-shares.max(axis=1), shares.argmax(axis=1)))
     image = ax.imshow(shares[order], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    ax.set_yticks(range(len(order)), [str(found["actors"][active[n]]) for n in order], fontsize=7)
+    ax.set_yticks(range(len(order)), [_short(found["actors"][active[n]], 36) for n in order], fontsize=7)
     ax.set_xticks(range(shares.shape[1]), [str(n + 1) for n in range(shares.shape[1])])
     ax.set_xlabel("community, by size")
     ax.grid(False)
@@ -117,13 +122,15 @@ def networks(found: Structure) -> Figure:
         return fig
     by_topic = found["blocks"].sum(axis=0)  # regimes summed: (K, C, C)
     large = np.argsort(-by_topic.sum(axis=(1, 2)), kind="stable")[:SHOWN_TOPICS]
-    fig, axes = plotting.figure(columns=2, rows=2, cols=2, height=15.5, squeeze=False)
-    order = _by_size(found)
-    who = [str(found["actors"][np.argmax(found["tokens"][:, c])]) for c in order]
+    fig, axes = plotting.figure(columns=2, rows=2, cols=2, height=12.4, squeeze=False)
+    order = _by_size(found)[:SHOWN_NODES]
+    tokens = found["tokens"].astype(float)
+    typical = tokens**2 / np.maximum(tokens.sum(axis=1, keepdims=True), 1)  # many events, and most of them here
+    who = [f"{n + 1} {_short(found['actors'][np.argmax(typical[:, c])], 24)}" for n, c in enumerate(order)]
     for ax, topic in zip(axes.flat, large, strict=False):
         _network(ax, by_topic[topic][np.ix_(order, order)] / by_topic[topic].sum(), who)
         leading = found["actions"][np.argsort(-found["topics"][:, topic], kind="stable")[:3]]
-        ax.set_title("\n".join(map(str, leading)), fontsize=7.5)
+        ax.set_title("\n".join(_short(name, 52) for name in leading), fontsize=7.5, linespacing=1.0)
     for ax in axes.flat[len(large) :]:
         ax.axis("off")
     return fig
@@ -181,9 +188,9 @@ def topics(found: Structure) -> Figure:
         weights = found["topics"][:, topic]
         leading = np.argsort(-weights, kind="stable")[:4]
         ax.barh(range(4), weights[leading], color=plotting.styles(map(str, order))[str(topic)]["color"], height=0.7)
-        ax.set_yticks(range(4), [str(found["actions"][a]) for a in leading], fontsize=6.5)
+        ax.set_yticks(range(4), [_short(found["actions"][a], 38) for a in leading], fontsize=6.5)
         ax.invert_yaxis()
-        ax.set_title(f"topic {n + 1}: {share[topic] / share.sum():.0%} of events")
+        ax.set_title(f"{n + 1}: {share[topic] / share.sum():.0%} of events", loc="left")
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
     for ax in axes.flat[len(order) :]:
@@ -192,19 +199,23 @@ def topics(found: Structure) -> Figure:
     return fig
 
 
-def shrinkage(records: pd.DataFrame, offered: Sequence[int]) -> Figure:
+def shrinkage(records: pd.DataFrame) -> Figure:
     """Sorted shares of tokens for each number of communities offered."""
     fig, ax = plotting.figure(height=6.5)
-    histories = [rec.history(records, f"share_of_{n}").assign(offered=f"{n} offered") for n in offered if len(records)]
-    histories = [history for history in histories if len(history)]
-    if not histories:
+    metrics = sorted(
+        {name for points in records.get("_history", []) for name in points if name.startswith("share_of_")}
+    )
+    if not metrics:
         plotting.empty(ax)
         return fig
+    metrics.sort(key=lambda name: int(name.rpartition("_")[2]))
+    histories = [rec.history(records, name).assign(offered=f"{name.rpartition('_')[2]} offered") for name in metrics]
     frame = pd.concat(histories)
     ax.set_yscale("log")
-    plotting.series(ax, frame[frame["value"] > 0], "step", "value", by="offered")
+    frame["value"] = frame["value"].clip(lower=SMALLEST_SHARE)
+    plotting.series(ax, frame, "step", "value", by="offered", reducer="median")
     plotting.reference(ax, y=0.01, text="1 %")
     plotting.reference(ax, x=6, text="planted")
-    ax.set(xlabel="community, by size", ylabel="share of tokens", ylim=(1e-4, 1))
-    plotting.legend(ax)
+    ax.set(xlabel="community, by size", ylabel="share of tokens", ylim=(0.8 * SMALLEST_SHARE, 1))
+    plotting.legend(ax, loc="lower left")
     return fig

@@ -3,10 +3,9 @@
 One event in ten is held out at random (thinning), so that a model of the kept events predicts the others at a ninth of
 its rate. ``test_loglik`` is the Poisson log-likelihood of all held-out cells, divided by the held-out events.
 
-- ``icews14``, ``bptd_posterior``, ``planted``: every method once a seed. BPTD also logs ``communities_found`` where the
-  generating state is known: how many of its five largest communities have a match with a cosine of token shares of at
-  least 0.9 in the last sample.
-- ``shrinkage`` (step = communities offered): ``small_communities`` of 20 hold less than 1 % of the tokens.
+BPTD also logs ``communities_found`` where the generating state is known: how many of its five largest communities have
+a match with a cosine of token shares of at least 0.9 in the last sample. With ``offered`` it is fitted again with other
+numbers of communities (the steps); ``small_communities`` are those of the main fit with less than 1 % of the tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ HELD_OUT = 0.1
 GROUPS = 10  # of cells, by predicted rate
 LARGEST = 5  # communities of the generating state that are looked for
 FOUND = 0.9  # cosine of token shares
-OFFERED = (10, 20, 30)  # communities, for shrinkage
 
 
 class Fit(NamedTuple):
@@ -89,11 +87,6 @@ def fit_independence(counts: np.ndarray, seed: int) -> Fit:
     return Fit(baselines.independence(counts), sum(counts.shape))
 
 
-def fit_constant(counts: np.ndarray, seed: int) -> Fit:
-    """One rate."""
-    return Fit(baselines.constant(counts), 1)
-
-
 METHODS = {
     "bptd": fit_bptd,
     "bptf": fit_bptf,
@@ -101,31 +94,36 @@ METHODS = {
     "cp_apr": fit_cp_apr,
     "nonnegative_tucker": fit_nonnegative_tucker,
     "independence": fit_independence,
-    "constant": fit_constant,
 }
 
 
 def run(run: Run) -> None:
-    """Hold out, fit, score; or offer 10, 20 and 30 communities."""
+    """Hold out, fit, score; for BPTD also what it found."""
     data = run.dataset.load(run.seed)
     kept, held = thin_split(data.counts, HELD_OUT, np.random.default_rng([run.seed, 10]))
-    if run.dataset.name == "shrinkage":
-        return _shrinkage(run, kept, held)
+    options = dict(run.method.params)
+    offered = options.pop("offered", {}).get(run.dataset.name, [])
     with run.time("fit"):
-        fit = METHODS[run.method.uses](kept, run.seed, **run.method.params)
+        fit = METHODS[run.method.uses](kept, run.seed, **options)
     predicted = fit.rate * (HELD_OUT / (1 - HELD_OUT))
-    run.log(test_loglik=loglik_per_event(held, predicted), parameters=fit.parameters)
     off = ~np.eye(len(held), dtype=bool)
     run.log(
-        mae=float(np.abs(held - predicted)[off].mean()), calibration_error=_calibration(run, held[off], predicted[off])
+        test_loglik=loglik_per_event(held, predicted),
+        parameters=fit.parameters,
+        mae=float(np.abs(held - predicted)[off].mean()),
+        calibration_error=_calibration(run, held[off], predicted[off]),
     )
-    if data.truth is not None:
-        run.log(truth_loglik=loglik_per_event(held, rates(data.truth) * HELD_OUT))
-    if "sweeps" in run.method.params:
-        run.log(sweep_milliseconds=1000 * run.metrics["fit_seconds"] / run.method.params["sweeps"])
+    if run.method.uses == "independence":
+        run.log(constant_loglik=loglik_per_event(held, baselines.constant(kept) * (HELD_OUT / (1 - HELD_OUT))))
+        if data.truth is not None:
+            run.log(truth_loglik=loglik_per_event(held, rates(data.truth) * HELD_OUT))
+    if "sweeps" in options:
+        run.log(sweep_milliseconds=1000 * run.metrics["fit_seconds"] / options["sweeps"])
     if isinstance(fit.model, BPTD):
         if data.truth is not None:
             _communities(run, data, fit.model)
+        if offered:
+            _shrinkage(run, kept, held, options, offered, fit)
         _keep(run, data, fit.model)
 
 
@@ -168,22 +166,21 @@ def _keep(run: Run, data: CountTensor, model: BPTD) -> None:
     model.state.save(run.artifact("state.npz"))
 
 
-def _shrinkage(run: Run, kept: np.ndarray, held: np.ndarray) -> None:
-    """The same data, more and more communities offered. Shares by size are the metrics ``share_<n>``."""
+def _shrinkage(run: Run, kept: np.ndarray, held: np.ndarray, options: dict, offered: list[int], main: Fit) -> None:
+    """More and more communities offered; their shares of the tokens by size are the metrics ``share_of_<offered>``."""
     loglik = {}
-    with run.time("fit"):
-        for offered in run.progress(OFFERED, desc="communities"):
-            fit = fit_bptd(kept, run.seed, **{**run.method.params, "communities": offered})
-            assert isinstance(fit.model, BPTD)
-            loglik[offered] = loglik_per_event(held, fit.rate * (HELD_OUT / (1 - HELD_OUT)))
-            tokens = fit.model.tokens.actors
-            run.log(step=offered, loglik_offered=loglik[offered], effective=effective_communities(tokens))
-            shares = np.sort(tokens.sum(axis=0) / tokens.sum())[::-1]
-            for n, share in enumerate(shares):
-                run.log(step=n + 1, **{f"share_of_{offered}": share})
-            if offered == 20:
-                run.log(small_communities=offered - effective_communities(tokens))
-    run.log(change_10_to_30=loglik[30] - loglik[10])
+    for communities in sorted({options["communities"], *offered}):
+        same = communities == options["communities"]
+        fit = main if same else fit_bptd(kept, run.seed, **{**options, "communities": communities})
+        assert isinstance(fit.model, BPTD)
+        tokens = fit.model.tokens.actors
+        loglik[communities] = loglik_per_event(held, fit.rate * (HELD_OUT / (1 - HELD_OUT)))
+        run.log(step=communities, loglik_offered=loglik[communities], effective=effective_communities(tokens))
+        for n, share in enumerate(np.sort(tokens.sum(axis=0) / tokens.sum())[::-1]):
+            run.log(step=n + 1, **{f"share_of_{communities}": share})
+        if same:
+            run.log(small_communities=communities - effective_communities(tokens))
+    run.log(change_with_more=loglik[max(loglik)] - loglik[min(loglik)])
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -194,4 +191,4 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "communities", count_figures.communities(structure)
     yield "networks", count_figures.networks(structure)
     yield "topics", count_figures.topics(structure)
-    yield "shrinkage", count_figures.shrinkage(records, OFFERED)
+    yield "shrinkage", count_figures.shrinkage(records)
