@@ -17,7 +17,7 @@ from tensorbench.decomposition.counts.state import State, rates
 
 Statistic = Callable[[State], float]
 Sweep = Callable[[State, Counts, Prior, np.random.Generator], object]
-BATCHES = 50
+BATCHES = 20  # long ones: scales such as beta against alpha change slowly
 
 
 def default_statistics() -> dict[str, Statistic]:
@@ -55,8 +55,9 @@ def geweke_test(
 ) -> dict[str, float]:
     """z of every statistic, successive- minus marginal-conditional; dims = (V, A, T, C, K, R).
 
-    The variance of the dependent draws comes from batch means. With e and f of about 10 and small ranks all moments
-    that are compared are finite; with the default prior of 0.1 they are not, and z means nothing.
+    The variance of the dependent draws comes from batch means, so the chain must be much longer than its memory. With e
+    about 10, f and gamma0 of a few and small ranks the moments that are compared are finite and the counts small; with
+    the default prior of 0.1 they are not, and z means nothing.
     """
     if draws < 2 * BATCHES:
         raise ValueError(f"draws={draws}: at least {2 * BATCHES} are needed for batch means")
