@@ -21,7 +21,10 @@ BATCHES = 20  # long ones: scales such as beta against alpha change slowly
 
 
 def default_statistics() -> dict[str, Statistic]:
-    """Means and mean squares of every latent variable, by name."""
+    """Means and mean squares of every latent variable, by name, and how the core lies about its prior mean.
+
+    The last notices a core and prior shapes that each have the right distribution but not together.
+    """
     names = (
         "Theta_VC",
         "Lambda_RKCC",
@@ -40,6 +43,7 @@ def default_statistics() -> dict[str, Statistic]:
         out[name] = lambda s, name=name: float(np.mean(getattr(s, name)))
         out[f"{name}_squared"] = lambda s, name=name: float(np.mean(np.square(getattr(s, name))))
     out["Phi_AK_squared"] = lambda s: float(np.mean(np.square(s.Phi_AK)))  # its mean is constant
+    out["core_over_its_mean"] = lambda s: float(np.mean(s.Lambda_RKCC * s.delta / s.core_shapes()))
     return out
 
 

@@ -94,18 +94,7 @@ def compositional_allocate(
     """Draw the classes of all tokens of the cells (i, j, a, t), stepwise. Memory O(R K V (C + V))."""
     inner, pairs = pair_tables(state)
     out = _empty(state)
-    kernels.allocate_stepwise(
-        coords,
-        values,
-        state.Theta_VC,
-        state.Phi_AK,
-        state.Psi_TR,
-        state.Lambda_RKCC,
-        inner,
-        pairs,
-        rng,
-        *vars(out).values(),
-    )
+    kernels.allocate_stepwise(coords, values, *_factors(state), inner, pairs, rng, *vars(out).values())
     return out
 
 
@@ -114,17 +103,12 @@ def naive_allocate(
 ) -> Allocation:
     """The same, from one categorical distribution over all R K C C classes: the oracle, and the slower peer."""
     out = _empty(state)
-    kernels.allocate_jointly(
-        coords,
-        values,
-        state.Theta_VC,
-        state.Phi_AK,
-        state.Psi_TR,
-        state.Lambda_RKCC,
-        rng,
-        *vars(out).values(),
-    )
+    kernels.allocate_jointly(coords, values, *_factors(state), rng, *vars(out).values())
     return out
+
+
+def _factors(state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return state.Theta_VC, state.Phi_AK, state.Psi_TR, state.Lambda_RKCC
 
 
 def _empty(state: State) -> Allocation:

@@ -119,12 +119,15 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         if history.empty:
             plotting.empty(ax)
             continue
-        ticks = sorted(history["step"].unique()) if metric != "sweep_seconds" else None
-        plotting.log_axis(ax, "y")
-        plotting.log_axis(ax, "x", ticks=ticks)
+        history["value"] *= 1000
+        sizes = sorted(history["step"].unique())
+        low, high = history["value"].min(), history["value"].max()
+        plotting.log_axis(ax, "x", ticks=sizes if metric != "sweep_seconds" else None)
+        plotting.log_axis(ax, "y", ticks=[t for t in (1, 2, 5, 10, 20, 50, 100, 200) if low / 2 <= t <= 2 * high])
         plotting.series(ax, history, "step", "value")
-        middle = history[history["step"] == history["step"].min()]["value"].mean()
-        plotting.guide(ax, exponent, through=(float(history["step"].min()), float(middle)))
-        ax.set(xlabel=xlabel, ylabel="time of a sweep (s)")
-        plotting.legend(ax, loc="upper left")
+        ax.set_ylim(low / 1.3, 1.6 * high)
+        smallest = history.loc[history["step"] == sizes[0], "value"].mean()
+        plotting.guide(ax, exponent, through=(float(sizes[0]), float(smallest)))
+        ax.set(xlabel=xlabel, ylabel="time of a sweep (ms)")
+        plotting.legend(ax, loc="lower right")
     yield "time", fig
