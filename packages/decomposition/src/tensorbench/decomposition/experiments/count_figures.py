@@ -190,7 +190,7 @@ def topics(found: Structure) -> Figure:
         ax.barh(range(4), weights[leading], color=plotting.styles(map(str, order))[str(topic)]["color"], height=0.7)
         ax.set_yticks(range(4), [_short(found["actions"][a], 38) for a in leading], fontsize=6.5)
         ax.invert_yaxis()
-        ax.set_title(f"{n + 1}: {share[topic] / share.sum():.0%} of events", loc="left")
+        ax.set_title(f"topic {n + 1}: {share[topic] / share.sum():.0%} of events", loc="left")
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
     for ax in axes.flat[len(order) :]:
