@@ -12,9 +12,9 @@ exposures E_rcd = sum_ij theta_ic W_rij theta_jd:
 - phi_k ~ Dir(e + y_ak); beta, delta, zeta are conjugate.
 
 Where a variable was integrated out it is drawn right after, before anything conditions on it. The authors' code draws
-eta, nu and rho after lambda (and alpha after theta) and allocates the next tokens with the old lambda; such a chain
-does not leave the posterior invariant (van Dyk, Park, "Partially collapsed Gibbs samplers", JASA 2008). It also draws
-the rows of theta side by side from the old Theta, although they depend on each other.
+eta, nu and rho after lambda (and alpha after theta) and allocates the next tokens with the old lambda; for such a chain
+nothing guarantees that the posterior stays invariant (van Dyk, Park, "Partially collapsed Gibbs samplers", JASA 2008).
+It also draws the rows of theta side by side from the old Theta, although they depend on each other.
 """
 
 from __future__ import annotations
