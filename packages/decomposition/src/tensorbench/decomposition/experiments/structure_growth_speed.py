@@ -1,8 +1,8 @@
 """How long it takes to find a structure: greedy growth against local sampling (TNLS), one process, one thread.
 
 Both sides fit with the same alternating least squares. Greedy growth runs until its relative error is 0.1. TNLS runs
-by its own rule with its paper's settings; ``tnls_seconds`` is all of it, ``matched_seconds`` ends where it first holds a
-structure with a relative error of at most 0.1 and no more parameters than greedy growth has used (nan if never).
+by its own rule with its paper's settings; ``tnls_seconds`` is all of it, ``tnls_matched_seconds`` ends where it first
+holds a structure with a relative error of at most 0.1 and no more parameters than greedy growth used (nan if never).
 TnALE is timed beside them for its parameters. The history has the lowest error within greedy's parameters against the
 seconds (step) of each search.
 """

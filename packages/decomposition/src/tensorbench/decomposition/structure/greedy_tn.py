@@ -6,7 +6,7 @@ the residual with all else fixed (``heuristic="rank_one"``, see :mod:`edge_scan`
 fitted (``"full"``). The best bond keeps its slices, and alternating least squares over all cores follows from there,
 so that nothing learnt is thrown away. Cores that have become low-rank may be split (``internal_nodes``), which is how
 Tucker and trees are reached. :func:`random_walk` draws the bonds instead; :func:`complete` sees the observed entries
-only and chooses bonds and size by entries kept aside; :func:`greedy_loss` takes any differentiable loss.
+only and chooses bonds and size by entries kept aside; :mod:`greedy_sgd` takes any differentiable loss.
 
 ``greedy_rank.Greedy`` is the same rule read as a search over a space of structures: every candidate is a fit of the
 whole network, and what is counted is fits. Here a candidate costs two small solves.
