@@ -52,7 +52,7 @@ FORMATS: dict[str, Callable[[np.ndarray, int, int], tuple[np.ndarray, int]]] = {
 
 
 def incremental(
-    tensor: Float[np.ndarray, ...], kind: str, max_params: int, *, seed: int = 0, growth: float = 1.0
+    tensor: Float[np.ndarray, ...], kind: str, max_params: int, *, seed: int = 0, growth: float = 1.0, at: int = 0
 ) -> list[Attempt]:
     """Fits of rank 1, 2, ... within the parameters.
 
@@ -61,8 +61,9 @@ def incremental(
         kind: "cp" (ALS, 100 iterations), "tt" (TT-SVD) or "tucker" (HOOI).
         max_params: the last fit is the largest within.
         seed: of random columns.
-        growth: ranks grow by this factor, at least by 1 (the paper has 1.5 for CP), and the largest rank within the
+        growth: ranks grow by this factor, at least by 1 (the paper has 1.5 for CP); the largest rank within the
             parameters is always among them.
+        at: a smaller budget whose largest rank is among them too.
 
     Raises:
         ValueError: unknown kind, growth < 1, or not even rank 1 fits.
@@ -88,8 +89,10 @@ def incremental(
     ranks = [1]
     while params(ranks[-1] + 1) <= max_params and params(ranks[-1] + 1) > params(ranks[-1]):
         step = max(1, int(ranks[-1] * (growth - 1)))
-        while params(ranks[-1] + step) > max_params:
-            step -= 1
+        for budget in (max_params, at):
+            if params(ranks[-1] + 1) <= budget:
+                while params(ranks[-1] + step) > budget:
+                    step -= 1
         ranks.append(ranks[-1] + step)
     norm, started, out = np.linalg.norm(tensor), time.perf_counter(), []
     for rank in ranks:

@@ -36,7 +36,7 @@ TITLES = {
 }
 
 
-def grow(target: GrowthTarget, run: Run, search, *, max_params: int, steps: int, **options) -> Growth:
+def grow(target: GrowthTarget, run: Run, search, *, max_params: int, steps: int, at: int, **options) -> Growth:
     return search(target.tensor, generator=run.rng, limits=Limits(steps=steps, max_params=max_params), **options)
 
 
@@ -69,7 +69,7 @@ def planted_found(growth: Growth, target: GrowthTarget) -> float:
 def run(run: Run) -> None:
     """One method on every tensor of the family."""
     options = dict(run.method.params)
-    at, most = options.pop("at"), options["max_params"]
+    at, most = options["at"], options["max_params"]
     total = 0.0
     for case, target in run.progress(list(run.dataset.load(run.seed).items()), desc="tensors"):
         found = METHODS[run.method.uses](target, run, **options)

@@ -20,7 +20,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -42,6 +42,7 @@ class Step:
         loss: relative error on what was fitted (or the value of a loss of one's own).
         valid_loss: relative error on the entries kept aside, nan without.
         seconds: since the start of the search.
+        params: of the network, as the search counts them.
     """
 
     edge: Edge | None
@@ -49,10 +50,7 @@ class Step:
     loss: float
     valid_loss: float
     seconds: float
-
-    @property
-    def params(self) -> int:
-        return self.network.num_params()
+    params: int
 
     @property
     def adjacency(self) -> np.ndarray:
@@ -96,6 +94,8 @@ class Limits:
         rank_inc: by how much a bond grows.
         stop_loss: the loss that is good enough.
         patience: steps without a better validation loss (None: as many as it takes).
+        dims: mode sizes that parameters are counted with, when the target is the core of an orthogonal compression of
+            the tensor proper; default the target's.
 
     Raises:
         ValueError: steps < 0, rank_inc < 1, max_arity or patience < 1.
@@ -107,6 +107,7 @@ class Limits:
     rank_inc: int = 1
     stop_loss: float = 1e-6
     patience: int | None = None
+    dims: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.steps < 0 or self.rank_inc < 1:
@@ -116,20 +117,31 @@ class Limits:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
 
-    def check(self, dims: Sequence[int]) -> None:
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where a rank-one network is too large already, or ``dims`` are those of another tensor."""
+        dims = shape if self.dims is None else self.dims
+        if len(dims) != len(shape):
+            raise ValueError(f"dims {dims} cannot be those of a tensor with a core of shape {tuple(shape)}")
         if self.max_params < sum(dims):
             raise ValueError(f"max_params {self.max_params} is below the {sum(dims)} parameters of a rank-one network")
 
+    def sizes(self, network: TensorNetwork) -> np.ndarray:
+        """Entries of each core, by the mode sizes that count."""
+        ranks = network.adjacency()
+        if self.dims is not None:
+            known = range(len(self.dims))  # internal vertices stand last and count as they are
+            ranks[known, known] = self.dims
+        return ranks.prod(axis=1)
+
     def admissible(self, network: TensorNetwork) -> list[Edge]:
         """Bonds that may grow."""
-        ranks, total = network.adjacency(), network.num_params()
-        sizes = [core.size for core in network.cores]
+        ranks, sizes = network.adjacency(), self.sizes(network)
         degree = (ranks > 1).sum(1) - (np.diag(ranks) > 1)
         arity = network.order if self.max_arity is None else self.max_arity
         out = []
         for i in range(network.order):
             for j in range(i + 1, network.order):
-                grown = total + self.rank_inc * (sizes[i] + sizes[j]) // ranks[i, j]
+                grown = sizes.sum() + self.rank_inc * (sizes[i] + sizes[j]) // ranks[i, j]
                 free = ranks[i, j] > 1 or max(degree[i], degree[j]) < arity
                 if free and grown <= self.max_params:
                     out.append((i, j))
@@ -217,7 +229,12 @@ def _grow(
     started: float,
 ) -> Growth:
     """The loop that all searches share."""
-    steps = [Step(None, network, loss, validate(network), time.perf_counter() - started)]
+
+    def step(edge: Edge | None) -> Step:
+        params = int(limits.sizes(network).sum())
+        return Step(edge, network, loss, validate(network), time.perf_counter() - started, params)
+
+    steps = [step(None)]
     stopped = "steps"
     while True:
         if loss <= limits.stop_loss:
@@ -237,15 +254,15 @@ def _grow(
                 again, loss_again = fit(smaller)
                 if loss_again <= max(loss, limits.stop_loss):  # the reference keeps every split
                     network, loss = again, loss_again
-        steps.append(Step(edge, network, loss, validate(network), time.perf_counter() - started))
+        steps.append(step(edge))
         log.debug("bond %s: %d parameters, loss %.3e", edge, steps[-1].params, loss)
         if limits.patience is not None:
-            best = int(np.argmin([step.valid_loss for step in steps]))
+            best = int(np.argmin([one.valid_loss for one in steps]))
             if len(steps) - 1 - best >= limits.patience:
                 stopped = "patience"
                 break
     if not math.isnan(steps[-1].valid_loss):
-        network = min(steps, key=lambda step: step.valid_loss).network
+        network = min(steps, key=lambda one: one.valid_loss).network
     return Growth(network, steps, stopped)
 
 
@@ -331,7 +348,7 @@ def greedy_tn(
     network, loss = problem.fit(random_network(structure_matrix(target.shape), generator))
     split = (lambda network: split_internal(network, split_eps)) if internal_nodes else None
     found = _grow(network, loss, limits, problem.choose, problem.fit, problem.validate, split, started)
-    steps = [Step(s.edge, _scaled(s.network, norm), s.loss, s.valid_loss, s.seconds) for s in found.steps]
+    steps = [replace(step, network=_scaled(step.network, norm)) for step in found.steps]
     return Growth(_scaled(found.network, norm), steps, found.stopped)
 
 
