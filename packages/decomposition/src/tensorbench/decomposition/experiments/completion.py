@@ -22,6 +22,7 @@ from tensorbench.decomposition.baselines.completion import (
 from tensorbench.decomposition.datasets.completion import Scattered
 from tensorbench.decomposition.functional.funbat import FunBaT
 from tensorbench.decomposition.functional.funbat_cp import FunBaTCP
+from tensorbench.decomposition.functional.imtd import IMTD
 from tensorbench.decomposition.functional.scaling import IndexScaler
 
 SHOWN = ("simulation_r1", "us_temperature", "beijing_pm25")  # whose latent functions are drawn, where there are records
@@ -84,7 +85,36 @@ def last_index_mean(data: Scattered, run: Run) -> LastIndexMean:
     return LastIndexMean()
 
 
+class ImplicitMultiple(Baseline):
+    """Implicit Multiple decomposition of the raw indices; its deviation is its error on points it held out itself."""
+
+    has_variance = True  # one number for all points, but not the training error
+
+    def __init__(self, rank: int, extent: np.ndarray, **options):
+        self.extent, self.options, self.rank = extent, options, rank
+
+    def _fit(self, idx: np.ndarray, y: np.ndarray) -> None:
+        low, high = np.minimum(self.extent[:, 0], idx.min(0)), np.maximum(self.extent[:, 1], idx.max(0))
+        self.model = IMTD((self.rank,) * idx.shape[1], **self.options)
+        self.model.fit_points(idx, y, domain=list(zip(low, high, strict=True)))
+
+    def _mean(self, idx: np.ndarray) -> np.ndarray:
+        return self.model.predict(idx, extrapolate=True)
+
+    def _std(self, idx: np.ndarray) -> np.ndarray:
+        return np.full(len(idx), self.model.held_error)
+
+    @property
+    def parameters(self) -> int:
+        return self.model.num_params()
+
+
+def imtd(data: Scattered, run: Run, rank: int, **params) -> ImplicitMultiple:
+    return ImplicitMultiple(rank, data.extent, seed=run.seed, **params)
+
+
 METHODS = {
+    "imtd": imtd,
     "funbat": funbat,
     "funbat_cp": funbat_cp,
     "funbat_paper": funbat_paper,
