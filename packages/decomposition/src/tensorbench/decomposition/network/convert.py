@@ -85,7 +85,7 @@ def to_tucker(network: TensorNetwork) -> Tucker:
     if astray:
         raise ValueError(f"bond {astray[0]} joins two modes; in a Tucker network all bonds end at the core")
     leaves = [v for v in range(network.order) if v != hub]
-    factors = [np.asarray(network.cores[v]).reshape(network.shape[v], -1) for v in leaves]
+    factors = [np.moveaxis(np.asarray(network.cores[v]), v, 0).reshape(network.shape[v], -1) for v in leaves]
     return Tucker(np.asarray(network.cores[hub]).squeeze(axis=hub), tuple(factors))
 
 
