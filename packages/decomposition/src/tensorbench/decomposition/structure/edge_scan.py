@@ -174,7 +174,10 @@ def _ridged(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
     damped = gram.copy()
     diagonal = damped.reshape(*damped.shape[:-2], -1)[..., :: size + 1]
     diagonal += ridge * diagonal.mean(-1, keepdims=True) + 1e-300  # 1e-300: an environment that is all zero
-    return np.linalg.solve(damped, right)
+    try:
+        return np.linalg.solve(damped, right)
+    except np.linalg.LinAlgError:  # singular to the last bit in spite of the ridge
+        return np.linalg.pinv(damped, hermitian=True) @ right
 
 
 def _fit_dense(W: np.ndarray, R: np.ndarray, v_j: np.ndarray, sweeps: int, ridge: float):

@@ -169,10 +169,6 @@ class _LeastSquares:
         if self.valid is not None:
             self.valid_norm = float(np.linalg.norm(self.target[self.valid]))
 
-    def start(self) -> TensorNetwork:
-        ranks = structure_matrix(self.target.shape)
-        return self.fit(random_network(ranks, self.generator))[0]
-
     def shaped(self, array: np.ndarray | None, network: TensorNetwork) -> np.ndarray | None:
         """With a mode of size 1 for each internal vertex."""
         return None if array is None else array.reshape(array.shape + (1,) * (network.order - array.ndim))
