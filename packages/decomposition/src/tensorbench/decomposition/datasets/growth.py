@@ -74,16 +74,16 @@ def planted_networks(
     licence="public domain and CC0",
     library="scikit-image",
 )
-def growth_pictures(*, seed: int, shrink: int = 1) -> dict[str, GrowthTarget]:
-    """camera, 256 × 256, as 4^8 and astronaut, 64 × 64 × 3, as 4^6 × 3, row-major; ``shrink`` averages blocks first."""
+def growth_pictures(*, seed: int, camera_pixels: int = 256, astronaut_pixels: int = 64) -> dict[str, GrowthTarget]:
+    """camera, 256 × 256, as 4^8 and astronaut, 64 × 64 × 3, as 4^6 × 3, row-major; blocks of pixels are averaged."""
     from tensorbench.decomposition.datasets.tensors import astronaut, camera
 
-    pictures = {"camera": camera(seed=0, shrink=2 * shrink), "astronaut": astronaut(seed=0, shrink=8 * shrink)}
     targets = {}
-    for name, picture in pictures.items():
-        digits = round(np.log2(picture.shape[0]))
-        if picture.shape[:2] != (2**digits, 2**digits):
-            raise ValueError(f"shrink {shrink} leaves {name} with {picture.shape} pixels; powers of two are needed")
+    for name, load, pixels in (("camera", camera, camera_pixels), ("astronaut", astronaut, astronaut_pixels)):
+        digits = round(np.log2(max(pixels, 1)))
+        if pixels != 2**digits or not 4 <= pixels <= 512:
+            raise ValueError(f"{name}: {pixels} pixels a side do not become modes of 4; use a power of 2 from 4 to 512")
+        picture = load(seed=0, shrink=512 // pixels)
         tensor = picture.reshape((4,) * digits + picture.shape[2:])
         targets[name] = GrowthTarget(tensor / np.linalg.norm(tensor))
     return targets

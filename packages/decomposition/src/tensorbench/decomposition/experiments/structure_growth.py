@@ -31,8 +31,8 @@ TITLES = {
     "tt": "tensor train",
     "tr": "tensor ring",
     "tucker": "Tucker",
-    "camera": "camera, $4^8$",
-    "astronaut": r"astronaut, $4^6 \times 3$",
+    "camera": "camera, modes of 4",
+    "astronaut": r"astronaut, modes of 4, 3 colours",
 }
 
 
