@@ -253,6 +253,7 @@ def test_incremental_formats_stay_within_and_match_theory(generator):
     assert train[1].loss < 1e-10 < train[0].loss
     assert [a.rank for a in incremental(noise, "cp", 150, growth=1.5)] == [1, 2, 3, 4, 6, 9, 10]
     assert [a.rank for a in incremental(noise, "cp", 150, growth=2, at=75)] == [1, 2, 4, 5, 10]
+    assert incremental(tensor, "cp", 150)[-1].loss < 1e-4  # more columns than the tensor has components
     tucker = incremental(tensor, "tucker", 10**6)
     assert tucker[-1].rank == 5 and tucker[-1].loss < 1e-10
     with pytest.raises(ValueError, match="did you mean"):

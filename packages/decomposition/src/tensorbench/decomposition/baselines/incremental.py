@@ -29,7 +29,11 @@ class Attempt:
 def _cp(tensor: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorLy warns where a rank is above a mode and columns are drawn at random
-        fitted = parafac(tensor, rank, n_iter_max=100, init="svd", tol=1e-8, random_state=seed)
+        settings = {"n_iter_max": 100, "init": "svd", "tol": 1e-8, "random_state": seed}
+        try:
+            fitted = parafac(tensor, rank, **settings)
+        except np.linalg.LinAlgError:  # an exact fit with columns to spare leaves TensorLy's systems singular
+            fitted = parafac(tensor, rank, l2_reg=1e-10 * float(np.sum(tensor**2)), **settings)
     return tl.cp_to_tensor(fitted), rank * sum(tensor.shape)
 
 
