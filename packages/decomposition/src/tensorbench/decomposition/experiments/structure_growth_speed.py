@@ -2,7 +2,8 @@
 
 Both sides fit with the same alternating least squares. Greedy growth runs until its relative error is 0.1. TNLS runs
 by its own rule with its paper's settings; ``tnls_seconds`` is all of it, ``tnls_matched_seconds`` ends where it first
-holds a structure with a relative error of at most 0.1 and no more parameters than greedy growth used (nan if never).
+holds a structure with a relative error of at most 0.1 and no more parameters than greedy growth used (if it never does,
+the whole search, a lower bound, and ``tnls_matched`` is 0).
 TnALE is timed beside them for its parameters. The history has the lowest error within greedy's parameters against the
 seconds (step) of each search.
 """
@@ -95,16 +96,19 @@ def run(run: Run) -> None:
         best = np.minimum.accumulate([e for _, e in small]) if small else []
         for (at, _), lowest in zip(small, best, strict=True):
             run.log(step=at, **{f"{name}_error": float(lowest)})
-        matched = next((at for at, e in small if e <= loss), math.nan)
+        matched = next((at for at, e in small if e <= loss), None)
         run.log(**{
             f"{name}_seconds": spent,
-            f"{name}_matched_seconds": matched,
+            f"{name}_matched_seconds": spent if matched is None else matched,
+            f"{name}_matched": float(matched is not None),
             f"{name}_params": found_params,
             f"{name}_error_end": error,
             f"{name}_fits": clocked.evaluations,
         })  # fmt: skip
         if name == "tnls":
-            run.log(speedup=spent / greedy_seconds, speedup_matched=matched / greedy_seconds)
+            run.log(
+                speedup=spent / greedy_seconds, speedup_matched=(spent if matched is None else matched) / greedy_seconds
+            )
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
