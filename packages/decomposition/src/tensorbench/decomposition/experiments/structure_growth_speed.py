@@ -114,17 +114,16 @@ def run(run: Run) -> None:
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Lowest error with at most greedy's parameters against the seconds, first seed."""
     fig, ax = plotting.figure(height=6.5)
-    drawn = False
-    for name in ("greedy", "tnls", "tnale"):
+    drawn, looks = False, plotting.styles(["greedy", "tnls", "tnale"])
+    for name in looks:
         history = rec.history(records, f"{name}_error")
         if history.empty:
             continue
         drawn = True
-        look = plotting.style("greedy_tn" if name == "greedy" else name)
         for seed, part in history.groupby("seed"):
             part = part.sort_values("step")
             text = {"greedy": "greedy growth", "tnls": "TNLS", "tnale": "TnALE"}[name] if seed == 0 else None
-            ax.step(part["step"], part["value"].clip(lower=1e-5), where="post", color=look["color"], label=text)
+            ax.step(part["step"], part["value"].clip(lower=1e-5), where="post", color=looks[name]["color"], label=text)
     if drawn:
         plotting.log_axis(ax, "xy")
         plotting.reference(ax, y=0.1, text="0.1")
