@@ -25,6 +25,7 @@ from tensorbench.decomposition.baselines import masked as baselines
 from tensorbench.decomposition.completion import masked_als
 from tensorbench.decomposition.datasets.masked import Masked
 from tensorbench.decomposition.functional.imtd import IMTD
+from tensorbench.decomposition.structure.greedy_tn import Limits, complete
 
 
 def _chosen(fit: Callable, data: Masked, settings: Sequence[Mapping[str, Any]]) -> baselines.Fitted:
@@ -67,16 +68,49 @@ def network(
     return fit.full(), fit.num_params()
 
 
+LAYOUTS = {  # mode sizes of a 4^k × 4^k picture with its colours last, and the order in which its digits are taken
+    "natural": lambda k: ([4**k, 4**k], [0, 1]),
+    "digits": lambda k: ([4] * (2 * k), list(range(2 * k))),
+    "blocks": lambda k: ([4] * (2 * k), [x for pair in zip(range(k), range(k, 2 * k), strict=True) for x in pair]),
+}
+
+
+def grown_network(
+    tensor: np.ndarray, mask: np.ndarray, *, layout: str, sweeps: int, seed: int, max_params: int = 3000
+) -> baselines.Fitted:
+    """A tensor network that grows bond by bond: rows and columns as they are ("natural"), as digits to the base 4
+    ("digits"), or as blocks within blocks (row and column digits of one size share a mode of 16).
+    """
+    side, colours = tensor.shape[0], tensor.shape[2]
+    digits = round(np.log(side) / np.log(4))
+    if tensor.shape[:2] != (4**digits, 4**digits):
+        raise ValueError(f"layouts are of pictures of 4^k pixels a side, this one has {tensor.shape}")
+    sizes, order = LAYOUTS[layout](digits)
+    order = [*order, len(sizes)]
+    merged = [16] * digits if layout == "blocks" else sizes
+
+    def arranged(array: np.ndarray) -> np.ndarray:
+        return array.reshape(*sizes, colours).transpose(order).reshape(*merged, colours)
+
+    grown = complete(
+        arranged(tensor), arranged(mask), generator=seed, max_sweeps=sweeps, change=1e-4,
+        limits=Limits(max_params=max_params, max_arity=4, patience=5, steps=60),
+    )  # fmt: skip
+    full = np.asarray(grown.network.full()).reshape(*(sizes[k] for k in order[:-1]), colours)
+    return full.transpose(np.argsort(order)).reshape(tensor.shape), grown.network.num_params()
+
+
 def biharmonic(data: Masked, run: Run) -> baselines.Fitted:
     return baselines.biharmonic(data.tensor, data.mask)
 
 
-OWN = {"masked_cp": masked_cp, "masked_tucker": masked_tucker}
+OWN = {"masked_cp": masked_cp, "masked_tucker": masked_tucker, "grown_network": grown_network}
 
 METHODS = {
     "imtd": functools.partial(network, "multiple"),
     "lrtfr": functools.partial(network, "tucker"),
     "cp_inr": functools.partial(network, "cp"),
+    "greedy_tn": functools.partial(discrete, "grown_network"),
     "cp_exact": functools.partial(discrete, "masked_cp"),
     "tucker_exact": functools.partial(discrete, "masked_tucker"),
     "tensorly_cp": functools.partial(discrete, "tensorly_cp"),

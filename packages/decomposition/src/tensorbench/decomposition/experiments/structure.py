@@ -21,6 +21,7 @@ from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines import networks as fixed
 from tensorbench.decomposition.structure.core_shapes import select_core_shape
 from tensorbench.decomposition.structure.greedy_rank import Greedy
+from tensorbench.decomposition.structure.greedy_tn import Limits, greedy_tn
 from tensorbench.decomposition.structure.hosv import hosv
 from tensorbench.decomposition.structure.objective import StructureObjective, WithinParameters
 from tensorbench.decomposition.structure.space import PermutationSpace
@@ -68,7 +69,16 @@ def fit_fixed(
     return float(np.sum((core - approximation) ** 2) / np.sum(core**2)), params
 
 
+def grow_network(core: np.ndarray, dims: tuple[int, ...], budget: int, run: Run, **options) -> tuple[float, int]:
+    """A network on any pairs of modes that grows within the budget."""
+    steps = options.pop("steps")
+    limits = Limits(steps=steps, max_params=budget, dims=dims, stop_loss=1e-6)
+    step = greedy_tn(core, generator=run.rng, limits=limits, **options).within(budget)
+    return step.loss**2, step.params
+
+
 METHODS = {
+    "greedy_tn": grow_network,
     "tnale_ring": lambda *a, **o: search_ring(*a, TnALE, **o),
     "tnls_ring": lambda *a, **o: search_ring(*a, TNLS, **o),
     "greedy_ring": lambda *a, **o: search_ring(*a, Greedy, **o),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.datasets.networks import SearchProblem
 from tensorbench.decomposition.network import ring_order
+from tensorbench.decomposition.network.drawing import draw
 from tensorbench.decomposition.structure.greedy_rank import Greedy
 from tensorbench.decomposition.structure.landscape import QuadraticLandscape
 from tensorbench.decomposition.structure.objective import FunctionObjective, StructureObjective
@@ -172,29 +172,6 @@ def _draw_searches(records: pd.DataFrame) -> Figure:
     return fig
 
 
-def _draw_graph(ax, adjacency: np.ndarray, title: str, circle: list[int]) -> None:
-    """Modes on a circle in the given order (that of the planted ring), bond ranks as widths and numbers."""
-    order = len(adjacency)
-    graph = nx.Graph()
-    graph.add_nodes_from(range(order))
-    edges = [(i, j) for i in range(order) for j in range(i + 1, order) if adjacency[i, j] > 1]
-    angles = {mode: 2 * np.pi * k / order for k, mode in enumerate(circle)}
-    place = {mode: np.array([np.cos(angle), np.sin(angle)]) for mode, angle in angles.items()}
-    ranks = [adjacency[e] for e in edges]
-    circles = {"node_size": 110, "node_color": "#dddddd", "edgecolors": "#444444", "linewidths": 0.7}
-    nx.draw_networkx_nodes(graph, place, ax=ax, **circles)
-    nx.draw_networkx_labels(graph, place, ax=ax, font_size=7)
-    nx.draw_networkx_edges(graph, place, edgelist=edges, width=[0.5 * r for r in ranks], ax=ax, edge_color="#4477aa")
-    nx.draw_networkx_edge_labels(
-        graph, place, dict(zip(edges, map(str, ranks), strict=True)), ax=ax, font_size=7, rotate=False,
-        bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none"},
-    )  # fmt: skip
-    ax.set_title(title, fontsize=8)
-    ax.set_axis_off()
-    ax.set_aspect("equal")
-    ax.margins(0.18)
-
-
 def _draw_graphs(records: pd.DataFrame) -> Figure:
     """The planted ring and what every method found on it, with the first seed."""
     graphs = rec.artifacts(records, "graph.npz")
@@ -214,8 +191,8 @@ def _draw_graphs(records: pd.DataFrame) -> Figure:
             found, truth = stored["found"], stored["truth"]
         circle = list(ring_order(truth))
         if at == 1:
-            _draw_graph(axes.flat[0], truth, f"planted ({_params(truth)} parameters)", circle)
-        _draw_graph(axes.flat[at], found, f"{plotting.label(row['method'])} ({_params(found)})", circle)
+            draw(truth, axes.flat[0], title=f"planted ({_params(truth)} parameters)", circle=circle)
+        draw(found, axes.flat[at], title=f"{plotting.label(row['method'])} ({_params(found)})", circle=circle)
     for ax in axes.flat[panels:]:
         ax.set_visible(False)
     return fig

@@ -86,6 +86,7 @@ def als(
     max_sweeps: int = 40,
     tol: float = 1e-9,
     stall: float = 0.0,
+    change: float = 0.0,
     ridge: float = 1e-12,
     damping: float = 1.0,
     vertices: Sequence[int] | None = None,
@@ -101,6 +102,8 @@ def als(
         max_sweeps: passes over all cores.
         tol: stop when a restart reaches this relative squared error.
         stall: stop when no restart improved by this fraction in a sweep (0: never).
+        change: stop when the relative error |X − X̂| / |X| (not squared) of no restart fell by more than this in a sweep
+            (0: never).
         ridge: floor of the ridge, relative to the mean diagonal of the Gram.
         damping: the ridge of the first sweep in units of the relative squared error, for random restarts (0: plain
             least squares with the floor). Networks given as ``start`` are fitted already and are not damped: the small
@@ -145,6 +148,9 @@ def als(
             converged = True
             break
         if stall and number and ((history[-2] - history[-1]) <= stall * history[-2]).all():
+            converged = True
+            break
+        if change and number and (np.sqrt(history[-2]) - np.sqrt(history[-1]) <= change).all():
             converged = True
             break
     best = int(np.argmin(history[-1]))

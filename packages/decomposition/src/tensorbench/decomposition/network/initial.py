@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .container import TensorNetwork
@@ -21,6 +23,36 @@ def check_structure(ranks: np.ndarray) -> np.ndarray:
         i, j = np.argwhere(ranks != ranks.T)[0]
         raise ValueError(f"bond ({i}, {j}) has rank {ranks[i, j]} one way and {ranks[j, i]} the other")
     return ranks.astype(np.int64)
+
+
+def structure_matrix(dims: Sequence[int], ranks: int | Sequence[Sequence[int]] | np.ndarray = 1) -> np.ndarray:
+    """The structure matrix of mode sizes and bond ranks.
+
+    Args:
+        dims: mode sizes (1 for an internal vertex).
+        ranks: one rank for all bonds, a square matrix (its diagonal is replaced by ``dims``), or the upper triangle
+            row by row: ``[[r01, r02, ...], [r12, ...], ...]``.
+
+    Raises:
+        ValueError: another shape, or entries that are no integers >= 1.
+    """
+    order = len(dims)
+    if isinstance(ranks, int | np.integer):
+        matrix = np.full((order, order), ranks)
+    elif len(ranks) == order and all(len(row) == order for row in ranks):
+        matrix = np.array(ranks)
+    else:
+        lengths = [len(row) for row in ranks]
+        if lengths != list(range(order - 1, 0, -1)):
+            raise ValueError(
+                f"ranks of {order} vertices are a number, a {order} x {order} matrix or rows of lengths "
+                f"{list(range(order - 1, 0, -1))}; got rows of lengths {lengths}"
+            )
+        matrix = np.ones((order, order), dtype=np.int64)
+        for i, row in enumerate(ranks):
+            matrix[i, i + 1 :] = matrix[i + 1 :, i] = row
+    matrix[range(order), range(order)] = dims
+    return check_structure(matrix)
 
 
 def random_network(ranks: np.ndarray, generator: np.random.Generator, batch: int | None = None) -> TensorNetwork | list:
@@ -74,4 +106,43 @@ def warm_start(
                     grown[b] = new - old
                     scale = noise * np.sqrt(np.mean(cores[a] ** 2))
                     cores[a] = np.concatenate([cores[a], scale * generator.standard_normal(grown)], axis=b)
+    return TensorNetwork(cores)
+
+
+def check_edge(network: TensorNetwork, i: int, j: int) -> None:
+    """Two different vertices of the network, or a ValueError that says which number is none."""
+    for vertex in (i, j):
+        if not 0 <= vertex < network.order:
+            raise ValueError(f"vertex {vertex} is not one of 0..{network.order - 1}")
+    if i == j:
+        raise ValueError(f"edge ({i}, {j}) joins a vertex with itself; a bond needs two vertices")
+
+
+def increase_rank(
+    network: TensorNetwork, i: int, j: int, generator: np.random.Generator, inc: int = 1, noise: float = 1e-2
+) -> TensorNetwork:
+    """The network with ``inc`` more on bond (i, j), new slices of relative size ``noise`` (0: the same tensor).
+
+    Raises:
+        ValueError: i = j, no such vertex, inc < 1 or noise < 0.
+    """
+    check_edge(network, i, j)
+    if inc < 1:
+        raise ValueError(f"inc must be >= 1, got {inc}")
+    ranks = network.adjacency()
+    ranks[i, j] = ranks[j, i] = ranks[i, j] + inc
+    return warm_start(network, ranks, generator, noise)
+
+
+def append_slices(network: TensorNetwork, i: int, j: int, slice_i: np.ndarray, slice_j: np.ndarray) -> TensorNetwork:
+    """The network with given new slices on bond (i, j): its tensor is the old one plus that of the network in which
+    cores i and j are replaced by the slices. There are no cross terms: index k of the bond meets index k alone.
+
+    Raises:
+        ValueError: i = j, no such vertex, or slices that do not fit (by ``TensorNetwork``).
+    """
+    check_edge(network, i, j)
+    cores = list(network.cores)
+    cores[i] = np.concatenate([cores[i], slice_i], axis=j)
+    cores[j] = np.concatenate([cores[j], slice_j], axis=i)
     return TensorNetwork(cores)

@@ -1,0 +1,106 @@
+"""CP, tensor train and Tucker of TensorLy with a growing rank, as a user without a search tries them.
+
+The baseline of Hashemizadeh et al. (arXiv 2008.05437): one rank for all bonds, raised until the parameters are spent.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorly as tl
+from jaxtyping import Float
+from tensorly.decomposition import parafac, tensor_train, tucker
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One fit: its parameters, relative error |X - X̂| / |X|, and the seconds since the first fit began."""
+
+    rank: int
+    params: int
+    loss: float
+    seconds: float
+
+
+def _cp(tensor: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorLy warns where a rank is above a mode and columns are drawn at random
+        settings = {"n_iter_max": 100, "init": "svd", "tol": 1e-8, "random_state": seed}
+        try:
+            fitted = parafac(tensor, rank, **settings)
+        except np.linalg.LinAlgError:  # an exact fit with columns to spare leaves TensorLy's systems singular
+            fitted = parafac(tensor, rank, l2_reg=1e-10 * float(np.sum(tensor**2)), **settings)
+    return tl.cp_to_tensor(fitted), rank * sum(tensor.shape)
+
+
+def _tt(tensor: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, int]:
+    cores = tensor_train(tensor, _train_ranks(tensor.shape, rank))
+    return tl.tt_to_tensor(cores), sum(core.size for core in cores)
+
+
+def _tucker(tensor: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, int]:
+    core, factors = tucker(tensor, [min(rank, size) for size in tensor.shape], n_iter_max=100, random_state=seed)
+    return tl.tucker_to_tensor((core, factors)), core.size + sum(factor.size for factor in factors)
+
+
+def _train_ranks(shape: tuple[int, ...], rank: int) -> list[int]:
+    caps = [min(int(np.prod(shape[:k])), int(np.prod(shape[k:]))) for k in range(1, len(shape))]
+    return [1, *(min(rank, cap) for cap in caps), 1]
+
+
+FORMATS: dict[str, Callable[[np.ndarray, int, int], tuple[np.ndarray, int]]] = {"cp": _cp, "tt": _tt, "tucker": _tucker}
+
+
+def incremental(
+    tensor: Float[np.ndarray, ...], kind: str, max_params: int, *, seed: int = 0, growth: float = 1.0, at: int = 0
+) -> list[Attempt]:
+    """Fits of rank 1, 2, ... within the parameters.
+
+    Args:
+        tensor: N-way array.
+        kind: "cp" (ALS, 100 iterations), "tt" (TT-SVD) or "tucker" (HOOI).
+        max_params: the last fit is the largest within.
+        seed: of random columns.
+        growth: ranks grow by this factor, at least by 1 (the paper has 1.5 for CP); the largest rank within the
+            parameters is always among them.
+        at: a smaller budget whose largest rank is among them too.
+
+    Raises:
+        ValueError: unknown kind, growth < 1, or not even rank 1 fits.
+    """
+    from tensorbench.core.errors import unknown
+
+    if kind not in FORMATS:
+        raise ValueError(unknown("format", kind, list(FORMATS)))
+    if growth < 1:
+        raise ValueError(f"growth must be >= 1, got {growth}")
+    shape = tensor.shape
+
+    def params(rank: int) -> int:
+        if kind == "cp":
+            return rank * sum(shape)
+        if kind == "tucker":
+            return int(np.prod(np.minimum(shape, rank))) + sum(min(n, rank) * n for n in shape)
+        bonds = _train_ranks(shape, rank)
+        return sum(bonds[k] * n * bonds[k + 1] for k, n in enumerate(shape))
+
+    if params(1) > max_params:
+        raise ValueError(f"max_params {max_params} is below the {params(1)} parameters of rank 1")
+    ranks = [1]
+    while params(ranks[-1] + 1) <= max_params and params(ranks[-1] + 1) > params(ranks[-1]):
+        step = max(1, int(ranks[-1] * (growth - 1)))
+        for budget in (max_params, at):
+            if params(ranks[-1] + 1) <= budget:
+                while params(ranks[-1] + step) > budget:
+                    step -= 1
+        ranks.append(ranks[-1] + step)
+    norm, started, out = np.linalg.norm(tensor), time.perf_counter(), []
+    for rank in ranks:
+        fitted, size = FORMATS[kind](tensor, rank, seed)
+        error = float(np.linalg.norm(fitted - tensor) / norm)
+        out.append(Attempt(rank, size, error, time.perf_counter() - started))
+    return out
