@@ -22,7 +22,7 @@ METHODS = {"dain": base_fit}
 
 
 def run(run: Run) -> None:
-    """A sweep over the numbers of cells, smallest first after a warm-up; then the comparison at ``compare_at`` cells."""
+    """A sweep over the numbers of cells, smallest first; then the comparison at ``compare_at`` cells."""
     params = dict(run.method.params)
     sizes, at, epochs, repeats = (params.pop(key) for key in ("cells", "compare_at", "epochs", "repeats"))
     factory = partial(EmbeddingMLP, layers=params.pop("layers"))
