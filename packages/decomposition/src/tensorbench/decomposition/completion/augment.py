@@ -118,7 +118,11 @@ def label_cells(
     from sklearn.neighbors import KNeighborsRegressor
 
     with torch.no_grad():
-        seen, new = (model.embed(torch.as_tensor(cells)).flatten(1).double().numpy() for cells in (train.idx, idx))
+        device = model.table.device
+        seen, new = (
+            model.embed(torch.as_tensor(cells, device=device)).flatten(1).double().cpu().numpy()
+            for cells in (train.idx, idx)
+        )
     regressor = KNeighborsRegressor(min(neighbours, len(train)), algorithm="brute").fit(seen, train.val)
     return regressor.predict(new) if len(new) else np.zeros(0)
 
