@@ -33,6 +33,8 @@ AUGMENTERS: dict[str, Callable[[Split, str], augment.Augmenter]] = {
     "entity_replacement": lambda split, labels: augment.EntityReplacement(labels),
     "true_values": lambda split, labels: augment.TrueLabel(truth=split.truth),
 }
+# Methods in the figures of errors relative to "none", in this order.
+SHOWN = ("none", "dain", "random", "duplication", "entity_replacement", "uniform_entities", "frequency", "true_values")
 MODES = ("first mode", "second mode", "third mode")
 
 
@@ -181,33 +183,40 @@ def accuracy(records: pd.DataFrame) -> Figure:
         plotting.bars(ax, part, "test_rmse", by="method", log=True, order=methods)
         ax.set_xticks([])
         ax.set_title(plotting.label(name), fontsize=8)
-        if len(part):
-            plotting.reference(ax, y=1.0, text="standard deviation")
         if ax is not axes.flat[0]:
             ax.set_ylabel("")
     plotting.legend(fig)
     return fig
 
 
+def _relative(records: pd.DataFrame, values: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``values`` of the methods that add cells, each over the error of the same seed without added cells."""
+    base = records.loc[records["method"] == "none", ["dataset", "seed", "test_rmse"]]
+    base = base.rename(columns={"test_rmse": "base"})
+    joined = values[values["method"].isin(SHOWN)].merge(base, on=["dataset", "seed"])
+    return joined.assign(relative=joined[column] / joined["base"])
+
+
 def paired(records: pd.DataFrame) -> Figure:
     """Test error over that of the un-augmented model of the same seed: a line per seed, a panel per dataset."""
-    records = _scored(records)
-    records = records[records["method"].isin(AUGMENTERS) | records["method"].isin(["none", "knn_values"])]
-    names = list(pd.unique(records["dataset"])) or ["none"]
+    scored = _scored(records)
+    relative = _relative(scored, scored, "test_rmse") if len(scored) else scored
+    names = [name for name in pd.unique(scored["dataset"]) if len(relative) and name in set(relative["dataset"])]
+    names = names or ["none"]
     fig, axes = plotting.figure(columns=2, cols=len(names), height=7.0, squeeze=False)
     for ax, name in zip(axes.flat, names, strict=True):
-        table = records[records["dataset"] == name].pivot_table(index="seed", columns="method", values="test_rmse")
         ax.set_title(plotting.label(name), fontsize=8)
-        if "none" not in table or table.shape[1] < 2:
+        part = relative[relative["dataset"] == name]
+        order = [method for method in SHOWN if method in set(part["method"])]
+        if len(order) < 2:
             plotting.empty(ax)
             continue
-        order = [method for method in pd.unique(records["method"]) if method in table]
-        ratio = table[order].div(table["none"], axis=0)
-        for line in ratio.to_numpy():
+        table = part.pivot_table(index="seed", columns="method", values="relative")[order]
+        for line in table.to_numpy():
             ax.plot(range(len(order)), line, color="#999999", linewidth=0.7, marker=".", markersize=3, zorder=2)
         for at, method in enumerate(order):
             look = plotting.style(method)
-            ax.plot(at, ratio[method].mean(), color=look["color"], marker=look["marker"], markersize=6, zorder=3)
+            ax.plot(at, table[method].mean(), color=look["color"], marker=look["marker"], markersize=6, zorder=3)
         ax.set_xticks(range(len(order)), [plotting.label(m) for m in order], rotation=90, fontsize=7)
         ax.grid(False, axis="x")
     axes.flat[0].set_ylabel("test RMSE / that of the same\nseed without added cells")
@@ -215,21 +224,21 @@ def paired(records: pd.DataFrame) -> Figure:
 
 
 def fractions(records: pd.DataFrame) -> Figure:
-    """Test error against the number of added cells on the datasets with a sweep; dashed, without any."""
+    """Relative test error against the number of added cells on the datasets with a sweep."""
     history = rec.history(records, "test_rmse")
-    counts = history.groupby("dataset")["step"].nunique() if len(history) else {}
-    names = [name for name in pd.unique(history["dataset"]) if counts[name] > 1] or ["none"]
+    relative = _relative(records, history, "value") if len(history) else history
+    counts = relative.groupby("dataset")["step"].nunique() if len(relative) else pd.Series(dtype=int)
+    names = list(counts[counts > 1].index) or ["none"]
     fig, axes = plotting.figure(columns=1 if len(names) == 1 else 2, cols=len(names), height=8.0, squeeze=False)
     for ax, name in zip(axes.flat, names, strict=True):
-        part = history[(history["dataset"] == name)].rename(columns={"step": "fraction", "value": "test_rmse"})
+        part = relative[relative["dataset"] == name].rename(columns={"step": "fraction"})
         if part.empty:
             plotting.empty(ax)
             continue
-        plotting.series(ax, part, "fraction", "test_rmse")
-        base = records.loc[(records["dataset"] == name) & (records["method"] == "none"), "test_rmse"]
-        if len(base):
-            plotting.reference(ax, y=float(base.mean()), text="no added cells")
+        plotting.series(ax, part, "fraction", "relative", order=[m for m in SHOWN if m in set(part["method"])])
+        plotting.reference(ax, y=1.0, text="no added cells")
         ax.set_xlabel("added cells / training cells")
+        ax.set_ylabel("test RMSE / that without added cells")
         ax.set_title(plotting.label(name), fontsize=8)
     plotting.legend(fig)
     return fig
@@ -262,17 +271,17 @@ def importance(records: pd.DataFrame) -> Figure:
         middle.set_xticks(range(len(top)), [str(j) for j in top], rotation=90, fontsize=7)
         middle.set(xlabel=f"entity of the {MODES[k]}", ylabel="share")
         middle.grid(False, axis="x")
-        plotting.legend(middle, fontsize=7)
+        middle.set_ylim(0, 1.3 * max(arrays[f"share{k}"][top].max(), frequency[top].max()))
+        plotting.legend(middle, fontsize=7, loc="upper right")
     found = rec.artifacts(records, "leave_one_out.npz")
     if found.empty:
         plotting.empty(right)
         return fig
     with np.load(found["path"].iloc[0]) as stored:
-        right.plot(stored["importance"], stored["effect"], linestyle="", marker="o", markersize=3, color="#0072B2")
-    right.set(xlabel="importance of the cell", ylabel="rise of the validation loss without it")
+        ranks = [np.argsort(np.argsort(stored[name])) + 1 for name in ("importance", "effect")]
+    right.plot(*ranks, linestyle="", marker="o", markersize=3, color="#0072B2")
+    right.set(xlabel="rank of the cell's importance", ylabel="rank of the loss without the cell")
     right.set_title(plotting.label(str(found["dataset"].iloc[0])), fontsize=8)
-    right.set_xscale("symlog", linthresh=float(np.median(np.abs(right.lines[0].get_xdata()))))
-    right.tick_params(axis="x", labelsize=7)
     return fig
 
 
