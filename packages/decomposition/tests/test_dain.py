@@ -16,6 +16,7 @@ from tensorbench.decomposition.completion.dain import augment_fit, base_fit, dai
 from tensorbench.decomposition.completion.influence import (
     OnlineImportance,
     cell_importance,
+    curvature_influence,
     entity_importance,
     entity_mass,
     leave_one_out,
@@ -181,6 +182,17 @@ def test_leaving_out_a_cell_matches_least_squares():
     everything = np.arange(40)
     want = [loss(np.delete(everything, i)) - loss(everything) for i in cells]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-7)
+
+
+def test_curvature_gives_the_effect_of_leaving_out_to_first_order():
+    rng = np.random.default_rng(1)
+    z, v = rng.standard_normal((400, 3)), rng.standard_normal((60, 3))
+    y, w = z.sum(1) + rng.standard_normal(400), v.sum(1) + rng.standard_normal(60)
+    dead = lambda a: torch.as_tensor(np.column_stack([a, np.zeros(len(a))]))  # noqa: E731
+    problem = (dead(z), torch.as_tensor(y), dead(v), torch.as_tensor(w))
+    effect = leave_one_out(*problem, np.arange(40), steps=2000)
+    got = curvature_influence(*problem)[:40]
+    assert np.linalg.norm(got - effect) < 0.1 * np.linalg.norm(effect)
 
 
 # ------------------------------------------------------------------ models

@@ -191,8 +191,7 @@ def leave_one_out(
     one batched problem, in float64.
     """
     hidden, val, valid_hidden, valid_val = (t.detach().double() for t in (hidden, val, valid_hidden, valid_val))
-    ones = [torch.ones(len(t), 1, dtype=torch.float64) for t in (hidden, valid_hidden)]
-    hidden, valid_hidden = (torch.cat(pair, dim=1) for pair in zip((hidden, valid_hidden), ones, strict=True))
+    hidden, valid_hidden = (torch.nn.functional.pad(t, (0, 1), value=1.0) for t in (hidden, valid_hidden))  # offset
     weight = torch.ones(len(cells) + 1, len(val), dtype=torch.float64)
     weight[torch.arange(len(cells)), torch.as_tensor(cells)] = 0.0
     weight /= weight.sum(1, keepdim=True)
@@ -204,3 +203,22 @@ def leave_one_out(
         optimiser.step()
     losses = ((output.detach() @ valid_hidden.T - valid_val) ** 2).mean(1)
     return (losses[:-1] - losses[-1]).numpy()
+
+
+def curvature_influence(
+    hidden: Float[Tensor, "n d"],
+    val: Float[Tensor, " n"],
+    valid_hidden: Float[Tensor, "v d"],
+    valid_val: Float[Tensor, " v"],
+) -> Float[np.ndarray, " n"]:
+    """What :func:`leave_one_out` measures, to first order: the classical influence function of the last layer.
+
+    Least squares on the hidden vectors has the Hessian Zᵀ Z, and leaving out cell i moves the weights by
+    (Zᵀ Z)⁻¹ z_i e_i: the gradient product of :func:`cell_importance`, with the curvature that it leaves out.
+    """
+    hidden, val, valid_hidden, valid_val = (t.detach().double() for t in (hidden, val, valid_hidden, valid_val))
+    hidden, valid_hidden = (torch.nn.functional.pad(t, (0, 1), value=1.0) for t in (hidden, valid_hidden))  # offset
+    inverse = torch.linalg.pinv(hidden.T @ hidden, hermitian=True)  # units that never fire make it singular
+    output = inverse @ (hidden.T @ val)
+    toward = valid_hidden.T @ (valid_hidden @ output - valid_val)
+    return (2 / len(valid_val) * (hidden @ output - val) * (hidden @ (inverse @ toward))).numpy()

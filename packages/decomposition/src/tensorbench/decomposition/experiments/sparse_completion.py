@@ -20,7 +20,12 @@ from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines.completion import GradientBoosting, MaskedCP
 from tensorbench.decomposition.completion import augment
 from tensorbench.decomposition.completion.dain import augment_fit, base_fit
-from tensorbench.decomposition.completion.influence import cell_importance, entity_importance, leave_one_out
+from tensorbench.decomposition.completion.influence import (
+    cell_importance,
+    curvature_influence,
+    entity_importance,
+    leave_one_out,
+)
 from tensorbench.decomposition.completion.neural import EmbeddingMLP, Training
 from tensorbench.decomposition.completion.sparse import Split, mae, rmse
 
@@ -101,12 +106,12 @@ def leave_out(run: Run, split: Split, *, layers: list[int], cells: int, **traini
     with torch.no_grad():
         hidden, valid_hidden = (base.model.features(torch.as_tensor(p.idx)) for p in (split.train, split.valid))
     chosen = run.rng.choice(len(split.train), size=cells, replace=False)
-    effect = leave_one_out(
-        hidden, torch.as_tensor(split.train.val), valid_hidden, torch.as_tensor(split.valid.val), chosen
-    )
+    problem = (hidden, torch.as_tensor(split.train.val), valid_hidden, torch.as_tensor(split.valid.val))
+    effect = leave_one_out(*problem, chosen)
     run.log(
         spearman=spearmanr(base.importance[chosen], effect).statistic,
         spearman_full=spearmanr(full[chosen], effect).statistic,
+        spearman_curvature=spearmanr(curvature_influence(*problem)[chosen], effect).statistic,
         variants_agree=spearmanr(base.importance, full).statistic,
     )
     if run.seed == 0:
