@@ -22,6 +22,7 @@ from tensorbench.decomposition.decompose import decompose, params_of
 from tensorbench.decomposition.functional.funbat import FunBaT
 from tensorbench.decomposition.functional.imtd import IMTD
 from tensorbench.decomposition.functional.scaling import IndexScaler
+from tensorbench.decomposition.structure.greedy_tn import complete
 
 
 class Fitted(NamedTuple):
@@ -41,6 +42,14 @@ def discrete(kind: str) -> Fit:
         return Fitted(found.full(), found.num_params(), max(found.rank))
 
     return fit
+
+
+def grown(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> Fitted:
+    """A network grown bond by bond, which chooses bonds and size on a tenth of the cells that it is given."""
+    network = complete(np.where(mask, X, 0.0), mask, generator=seed, **settings).network
+    return Fitted(
+        np.asarray(network.full()), network.num_params(), max((rank for *_, rank in network.edges()), default=1)
+    )
 
 
 def functional(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> Fitted:
@@ -89,6 +98,7 @@ METHODS = {
     "tt": discrete("tt"),
     "ring": discrete("ring"),
     "multiple": discrete("multiple"),
+    "greedy_tn": grown,
     "funbat": functional,
     "imtd": implicit,
     "additive": additive,
