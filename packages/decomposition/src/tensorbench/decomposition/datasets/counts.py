@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from tensorbench.core.data import DataError, File, dataset, safe_numpy_load
-from tensorbench.decomposition.counts.conditionals import Prior, prior_sample
 from tensorbench.decomposition.counts.state import State, rates
 
 _ICEWS = {
@@ -161,6 +160,8 @@ def planted_communities(
     if min(sizes) < 1 or actors < max(2, communities) or events < 1:
         raise ValueError(f"sizes {sizes} and events={events}: at least 1 each, and an actor for each community")
     rng = np.random.default_rng(seed)
+    from tensorbench.decomposition.counts.conditionals import Prior, prior_sample
+
     state = prior_sample(sizes, Prior(e=1.0, f=1.0), rng, beta=1.0, delta=1.0, zeta=1.0)
     home = np.arange(actors) % communities
     activity = rng.gamma(2.0, 0.5, actors)
