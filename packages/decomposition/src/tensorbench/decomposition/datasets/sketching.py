@@ -48,7 +48,9 @@ def _real(pixels: int) -> dict[str, Problem]:
     from sklearn.preprocessing import PolynomialFeatures
     from tensorly.datasets import load_indian_pines
 
-    diabetes, cancer, digits = (load(return_X_y=True) for load in (sk.load_diabetes, sk.load_breast_cancer, sk.load_digits))
+    diabetes, cancer, digits = (
+        load(return_X_y=True) for load in (sk.load_diabetes, sk.load_breast_cancer, sk.load_digits)
+    )
     scene = np.asarray(load_indian_pines().tensor, dtype=np.float64).reshape(-1, 200)[::pixels]
     products = PolynomialFeatures(2, include_bias=False).fit_transform(_standard(diabetes[0]))
     found = {

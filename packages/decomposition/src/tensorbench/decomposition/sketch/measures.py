@@ -43,7 +43,7 @@ class Reference:
 
 
 def reference(A: Float[np.ndarray, "n d"], b: Float[np.ndarray, " n"]) -> Reference:
-    """Solve exactly. Raises ValueError if the system is consistent or A rank-deficient: there is nothing to scale by."""
+    """Solve exactly. Raises ValueError if the system is consistent or A rank-deficient: nothing to scale by."""
     A, b = check_problem(A, b)
     x = exact_solve(A, b)
     residual = float(np.linalg.norm(A @ x - b))

@@ -81,9 +81,7 @@ def sketch_and_solve(
     return small_solve(small[:, :-1], small[:, -1], "S A")
 
 
-def error_identity(
-    A: Float[np.ndarray, "n d"], b: Float[np.ndarray, " n"], sketch: Sketch
-) -> Float[np.ndarray, " d"]:
+def error_identity(A: Float[np.ndarray, "n d"], b: Float[np.ndarray, " n"], sketch: Sketch) -> Float[np.ndarray, " d"]:
     """x' - x* by the error identity (A and S A of full column rank)."""
     A, b = check_problem(A, b)
     U, sigma, Vt = np.linalg.svd(A, full_matrices=False)

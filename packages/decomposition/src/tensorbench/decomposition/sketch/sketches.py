@@ -28,7 +28,9 @@ def check_data(X: np.ndarray, n: int) -> np.ndarray:
     if X.ndim not in (1, 2) or X.shape[0] != n:
         raise ValueError(f"this sketch takes {n} rows (a vector or a matrix); got shape {X.shape}")
     if not np.isfinite(X).all():
-        raise ValueError(f"{int((~np.isfinite(X)).sum())} NaN or infinite entries; a sketch would spread them everywhere")
+        raise ValueError(
+            f"{int((~np.isfinite(X)).sum())} NaN or infinite entries; a sketch would spread them everywhere"
+        )
     return X
 
 
@@ -65,9 +67,7 @@ class Sketch(ABC):
         """S as an array."""
         return self._apply(np.eye(self.n))
 
-    def apply_kron(
-        self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]
-    ) -> Float[np.ndarray, "m d1d2"]:
+    def apply_kron(self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]) -> Float[np.ndarray, "m d1d2"]:
         """S (U (x) V) without forming the Kronecker product; only tensor sketches can."""
         raise TypeError(
             f"{type(self).__name__} has no fast product with U (x) V; use TensorSRHT or TensorSketch, "

@@ -114,9 +114,7 @@ class TensorSRHT(Sketch):
         self.signs = tuple(_signs(self.rng, size) for size in self.sizes)
         self.rows = tuple(self.rng.integers(0, N, m) for N in self.padded)
 
-    def apply_kron(
-        self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]
-    ) -> Float[np.ndarray, "m d1d2"]:
+    def apply_kron(self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]) -> Float[np.ndarray, "m d1d2"]:
         """S (U (x) V): sampled rows of both transforms, multiplied."""
         U, V = check_data(U, self.sizes[0]), check_data(V, self.sizes[1])
         parts = [
@@ -144,9 +142,7 @@ class TensorSketch(Sketch):
         self.hashes = tuple(self.rng.integers(0, m, size) for size in self.sizes)
         self.signs = tuple(_signs(self.rng, size) for size in self.sizes)
 
-    def apply_kron(
-        self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]
-    ) -> Float[np.ndarray, "m d1d2"]:
+    def apply_kron(self, U: Float[np.ndarray, "n1 d1"], V: Float[np.ndarray, "n2 d2"]) -> Float[np.ndarray, "m d1d2"]:
         """S (U (x) V): circular convolution of the two CountSketches, column by column."""
         U, V = check_data(U, self.sizes[0]), check_data(V, self.sizes[1])
         spectra = []
