@@ -1,4 +1,4 @@
-"""Random projections of well-kept libraries behind the interface of :mod:`tensorbench.decomposition.sketch.sketches`."""
+"""Random projections of well-kept libraries behind the interface of :class:`.sketch.sketches.Sketch`."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def random_direction(d: int) -> float:
 
 def oce_samples(
     make_sketch: Callable[[int], Sketch], g: Float[np.ndarray, "n *p"], h: Float[np.ndarray, "n *p"], trials: int
-) -> Float[np.ndarray, "trials p"]:
+) -> Float[np.ndarray, "trials pairs"]:
     """sqrt(m) |g^T (S^T S - I) h| / (|g| |h|) for ``trials`` sketches; columns of g and h are pairs of their own."""
     if trials < 1 or g.shape != h.shape:
         raise ValueError(f"trials = {trials} must be >= 1 and g, h of one shape; got {g.shape} and {h.shape}")
