@@ -19,7 +19,7 @@ class SklearnProjection(Sketch):
 
         super().__init__(n, m, generator)
         model = SparseRandomProjection(n_components=m, random_state=_seed(self.rng))
-        self.matrix = model.fit(np.empty((1, n))).components_
+        self.matrix = model.fit(np.zeros((1, n))).components_
 
     def _apply(self, X: np.ndarray) -> np.ndarray:
         return np.asarray(self.matrix @ X)
