@@ -11,7 +11,6 @@ that the step cannot be made for all embeddings.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 
@@ -213,8 +212,3 @@ def kron_regression(
     _check_rows(m, d)
     sketch = kind((A1.shape[0], A2.shape[0]), m, generator)
     return small_solve(sketch.apply_kron(A1, A2), sketch.apply(b), "S (A1 (x) A2)")
-
-
-def iterations_needed(errors: list[float], tolerance: float) -> float:
-    """The first iteration whose error is at most ``tolerance``; infinite if none is."""
-    return next((float(t) for t, error in enumerate(errors) if error <= tolerance), math.inf)
