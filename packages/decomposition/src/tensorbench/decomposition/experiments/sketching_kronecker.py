@@ -48,6 +48,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.log_axis(ax, "y", ticks=(0.5, 1, 2, 4, 8))
         plotting.series(ax, history, "step", "value")
         ax.set(xlabel="rows m", ylabel="constant, median")
-        plotting.guide(ax, -0.5, through=(ticks[-1], 0.9 * float(history["value"].min())))
+        plotting.guide(ax, -0.5, through=(ticks[0], 1.1 * float(history["value"].max())))
         plotting.legend(ax)
     yield "kronecker", fig
