@@ -45,6 +45,7 @@ def job(toy, address: str, *arguments: str, **extra: str) -> subprocess.Popen[st
         env=toy.environment(**{warm.ADDRESS: address}, **extra),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
 
 

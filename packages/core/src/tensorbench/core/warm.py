@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
         line.sendall(bytes([number]))
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+            signal.signal(number, forward)
     answer = line.recv(4)
     if len(answer) < 4:
         print(f"the process that ran {' '.join(argv)} is gone", file=sys.stderr)
@@ -188,6 +189,8 @@ def _become(request: dict, streams: Sequence[int]) -> list[str]:
     for stream, given in enumerate(streams):
         os.dup2(given, stream)
         os.close(given)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the warm process has inherited
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -115,7 +115,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, axes = plotting.figure(columns=2, cols=2, height=6.5)
     panels = (("sweep_seconds", "events", 1.0), ("sweep_seconds_by_communities", "communities C", 2.0))
     for ax, (metric, xlabel, exponent) in zip(axes, panels, strict=True):
-        history = rec.history(records, metric) if len(records) else pd.DataFrame()
+        shown = records[records["dataset"] == records["dataset"].iloc[0]] if len(records) else records
+        history = rec.history(shown, metric) if len(shown) else pd.DataFrame()
         if history.empty:
             plotting.empty(ax)
             continue
