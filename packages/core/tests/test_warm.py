@@ -19,15 +19,24 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere jobs 
 PARENT = """
 import os, sys, time
 from tensorbench.core import warm
-warm.keep_warm(["numpy", "no_such_library"])
+warm.keep_warm(["numpy", "no_such_library", *sys.argv[1:]])
 print(os.environ[warm.ADDRESS], flush=True)
 time.sleep(600)
 """
 
 
 @pytest.fixture
-def parent() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+def parent(request, tmp_path) -> Iterator[subprocess.Popen[str]]:
+    """A process that keeps one warm, which imports what ``request.param`` says, a text of Python, too."""
+    library = getattr(request, "param", None)
+    if library:
+        (tmp_path / "odd_library.py").write_text(library)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *(["odd_library"] if library else [])],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
     yield process
     process.kill()
     process.wait()
@@ -42,11 +51,16 @@ def job(toy, address: str, *arguments: str, **extra: str) -> subprocess.Popen[st
     return subprocess.Popen(
         [sys.executable, "-m", "tensorbench.core.warm", "run", "toy/line", "toy_line", "mean_only", *arguments],
         cwd=toy.root,
-        env=toy.environment(**{warm.ADDRESS: address}, **extra),
+        env=toy.environment(**{warm.ADDRESS: address, warm.PYTHON: python(toy)} | extra),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
+
+
+def python(toy) -> str:
+    """What a warm process of the toy's own Python would say of itself."""
+    return os.pathsep.join([sys.prefix, toy.environment()["PYTHONPATH"]])
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -143,6 +157,36 @@ def test_the_warm_process_ends_with_its_parent_and_jobs_go_on_without_it(toy, pa
     assert not Path(address).parent.exists()
     process = job(toy, address)
     assert process.wait(timeout=60) == 0 and toy.record().exists()
+
+
+@pytest.mark.parametrize("parent", ["raise OSError('libsomething.so is not there')"], indirect=True)
+def test_a_library_that_cannot_be_imported_costs_only_its_warmth(tells_pid, address):
+    process = job(tells_pid, address)
+    assert process.wait(timeout=60) == 0 and said_pid(tells_pid) != process.pid
+
+
+@pytest.mark.parametrize("parent", ["import time\ntime.sleep(600)"], indirect=True)
+def test_a_caller_whose_warm_process_dies_before_the_fork_starts_by_itself(tells_pid, parent, address):
+    process = job(tells_pid, address)  # waits for the libraries
+    time.sleep(1.0)
+    assert not (tells_pid.root / "pid").exists()
+    (server,) = psutil.Process(parent.pid).children()
+    server.kill()
+    assert process.wait(timeout=60) == 0 and said_pid(tells_pid) == process.pid
+
+
+def test_another_pythons_job_is_not_served(tells_pid, address):
+    process = job(tells_pid, address, **{warm.PYTHON: "/another/environment:"})
+    assert process.wait(timeout=60) == 0 and said_pid(tells_pid) == process.pid
+
+
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 60) / ("y" * 60)
+    long.mkdir(parents=True)
+    code = PARENT.replace("time.sleep(600)", "")
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert len(done.stdout.strip()) < 100 and not any(long.iterdir())
 
 
 def test_one_warm_process_for_a_workflow_in_a_workflow(monkeypatch):

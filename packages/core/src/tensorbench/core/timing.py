@@ -48,7 +48,8 @@ class Measured:
     """What a section cost. NaN until the section has ended.
 
     ``cpu_seconds`` counts all threads and the child processes that were waited for; ``peak_mib`` is the highest
-    resident memory during the section above the one at its start; ``device_peak_mib`` is the same for torch's GPU
+    resident memory during the section above the one at its start (on Linux without files' pages, such as those of a
+    library that is touched for the first time); ``device_peak_mib`` is the same for torch's GPU
     allocations, and NaN where no GPU was used.
     """
 
@@ -101,6 +102,7 @@ class _KernelPeak:
     _open: ClassVar[list[_KernelPeak]] = []
     start: int
     highest: int
+    files: int  # pages of files that came in: in a fork, libraries' pages do so as they are touched
 
     @staticmethod
     def _reset() -> None:
@@ -114,16 +116,18 @@ class _KernelPeak:
         for outer in self._open:
             outer.highest = max(outer.highest, before)
         self.start = self.highest = _status_kib("VmRSS")
+        self.files = -_status_kib("RssFile")
         self._open.append(self)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open.remove(self)
         self.highest = max(self.highest, _status_kib("VmHWM"))
+        self.files = max(0, self.files + _status_kib("RssFile"))
 
     @property
     def mib(self) -> float:
-        return (self.highest - self.start) / _KIB_PER_MIB
+        return (self.highest - self.start - self.files) / _KIB_PER_MIB
 
 
 class _SampledPeak:

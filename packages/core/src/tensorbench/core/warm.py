@@ -3,9 +3,10 @@
 Importing torch, MLflow, pandas and matplotlib costs every job about three CPU seconds, and a paper is hundreds of jobs.
 Where Snakemake runs jobs on its own machine it starts one warm process (:func:`keep_warm`), which imports libraries
 and nothing of ours; ``python -m tensorbench.core.warm run ...`` then asks it for a fork that becomes
-``python -m tensorbench.core.run ...``, with the caller's environment, folder, output and exit status. The fork dies
-with its caller, and a signal to the caller reaches it. Without a warm process (on a cluster, from a shell, where
-forking is not safe) the same command starts a Python of its own.
+``python -m tensorbench.core.run ...``, with the caller's environment (but for what libraries read of it when they are
+imported), folder, output and exit status. The fork dies with its caller, and a signal to the caller reaches it. Without
+a warm process (on a cluster, from a shell, where forking is not safe), with one of another Python, or when it fails,
+the same command starts a Python of its own.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from pathlib import Path
 from types import FrameType
 
 ADDRESS = "TENSORBENCH_WARM"  # the environment variable that names the warm process's socket
-_CONNECT_SECONDS = 60.0  # while the libraries are being imported
+PYTHON = "TENSORBENCH_WARM_PYTHON"  # and the one that says whose libraries it has
+_START_SECONDS = 60.0  # until a fork has begun, the import of the libraries included
 _POLL_SECONDS = 1.0
+_BEGUN = b"\x01"
 _original: list[str] | None = None  # in a fork: the command line that would have started it
 
 
@@ -40,14 +43,9 @@ def main(argv: Sequence[str]) -> int:
         print("usage: python -m tensorbench.core.warm run|report|paper ...", file=sys.stderr)
         return 2
     address = os.environ.get(ADDRESS)
-    line = _connect(address) if address else None
+    line = _begin(address, argv) if address and os.environ.get(PYTHON) == _python() else None
     if line is None:
         os.execv(sys.executable, _cold(argv))
-    request = {"argv": list(argv), "cwd": os.getcwd(), "environment": dict(os.environ)}
-    message = json.dumps(request).encode()
-    # The length goes with the descriptors: ancillary data belongs to the first byte that is received.
-    socket.send_fds(line, [len(message).to_bytes(8, "big")], [0, 1, 2])
-    line.sendall(message)
 
     def forward(number: int, frame: FrameType | None) -> None:
         line.sendall(bytes([number]))
@@ -55,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
             signal.signal(number, forward)
-    answer = line.recv(4)
+    answer = b""
+    with contextlib.suppress(OSError):
+        answer = line.recv(4)
     if len(answer) < 4:
         print(f"the process that ran {' '.join(argv)} is gone", file=sys.stderr)
         return 1
@@ -63,16 +63,29 @@ def main(argv: Sequence[str]) -> int:
     return 128 - status if status < 0 else status  # as a shell says it: 137 for a process that was killed
 
 
-def _connect(address: str) -> socket.socket | None:
+def _begin(address: str, argv: Sequence[str]) -> socket.socket | None:
+    """The line to a fork that has begun, or None: nobody listens, or the warm process fails before it forks."""
+    request = {"argv": list(argv), "cwd": os.getcwd(), "environment": dict(os.environ)}
+    message = json.dumps(request).encode()
     line = socket.socket(socket.AF_UNIX)
     try:
-        line.settimeout(_CONNECT_SECONDS)
+        line.settimeout(_START_SECONDS)
         line.connect(address)
-        line.settimeout(None)
+        # The length goes with the descriptors: ancillary data belongs to the first byte that is received.
+        socket.send_fds(line, [len(message).to_bytes(8, "big")], [0, 1, 2])
+        line.sendall(message)
+        if line.recv(1) == _BEGUN:
+            line.settimeout(None)
+            return line
     except OSError:
-        line.close()
-        return None
-    return line
+        pass
+    line.close()  # a fork that begins after all finds nobody there and ends at once
+    return None
+
+
+def _python() -> str:
+    """Whose libraries an import finds: a job of another environment must not get those of Snakemake's."""
+    return os.pathsep.join([sys.prefix, os.environ.get("PYTHONPATH", "")])
 
 
 def _cold(argv: Sequence[str]) -> list[str]:
@@ -95,6 +108,9 @@ def keep_warm(libraries: Sequence[str]) -> None:
     if ADDRESS in os.environ or sys.platform != "linux":  # elsewhere libraries do not promise to survive a fork
         return
     address = Path(tempfile.mkdtemp(prefix="tensorbench-")) / "warm"
+    if len(os.fsencode(address)) > 100:  # a socket's path has at most 107 bytes
+        address.parent.rmdir()
+        address = Path(tempfile.mkdtemp(prefix="tensorbench-", dir="/tmp")) / "warm"
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = "1"  # a fork keeps the threads' bookkeeping but not the threads
@@ -103,40 +119,47 @@ def keep_warm(libraries: Sequence[str]) -> None:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     if process.stdout.readline():  # it listens now; imports come after
-        os.environ[ADDRESS] = str(address)
+        os.environ[ADDRESS], os.environ[PYTHON] = str(address), _python()
 
 
 def serve(address: Path, parent: int, libraries: Sequence[str]) -> list[str] | None:
     """Fork for whoever asks, while ``parent`` lives. Returns in the forks, with what to run; None at the end."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(address))
-        listener.listen(256)
-        print("listening", flush=True)
-        # From here on the standard streams belong to nobody: a caller's own are given to its fork.
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1):
-            os.dup2(null, stream)
-        for library in libraries:
-            try:
-                importlib.import_module(library)
-            except ImportError:
-                continue  # a package's own job will say what it lacks
-        gc.freeze()  # collections in a fork would copy every page of what the libraries hold
-        listener.settimeout(_POLL_SECONDS)
-        while os.getppid() == parent:
-            _reap()
-            try:
-                line, _ = listener.accept()
-            except TimeoutError:
-                continue
-            if os.fork() == 0:
-                listener.close()
-                line.settimeout(None)
-                return _mind(line)
-            line.close()
-    address.unlink(missing_ok=True)
-    address.parent.rmdir()
+    server = os.getpid()
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(address))
+            listener.listen(256)
+            print("listening", flush=True)
+            _warm_up(libraries)
+            listener.settimeout(_POLL_SECONDS)
+            while os.getppid() == parent:
+                _reap()
+                try:
+                    line, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                if os.fork() == 0:
+                    listener.close()
+                    line.settimeout(None)
+                    return _mind(line)
+                line.close()
+    finally:
+        if os.getpid() == server:
+            address.unlink(missing_ok=True)
+            address.parent.rmdir()
     return None
+
+
+def _warm_up(libraries: Sequence[str]) -> None:
+    # The standard streams belong to nobody here: a caller's own are given to its fork.
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(null, stream)
+    for library in libraries:
+        # Whatever is wrong with a library (not installed, a shared object missing), a job that needs it will say so.
+        with contextlib.suppress(Exception):
+            importlib.import_module(library)
+    gc.freeze()  # collections in a fork would copy every page of what the libraries hold
 
 
 def _reap() -> None:
@@ -164,6 +187,8 @@ def _mind(line: socket.socket) -> list[str] | None:
         return _become(json.loads(message), streams)
     for stream in streams:
         os.close(stream)
+    with contextlib.suppress(OSError):
+        line.sendall(_BEGUN)
     with selectors.DefaultSelector() as selector:
         ended = os.pidfd_open(job)
         selector.register(line, selectors.EVENT_READ)
@@ -172,7 +197,7 @@ def _mind(line: socket.socket) -> list[str] | None:
             ready = {key.fd for key, _ in selector.select()}
             if ended in ready:
                 break
-            order = line.recv(1)
+            order = _received(line)
             if order:
                 os.kill(job, order[0])
             else:
@@ -184,8 +209,14 @@ def _mind(line: socket.socket) -> list[str] | None:
     os._exit(0)
 
 
+def _received(line: socket.socket) -> bytes:
+    try:
+        return line.recv(1)
+    except OSError:  # reset: as gone as closed
+        return b""
+
+
 def _become(request: dict, streams: Sequence[int]) -> list[str]:
-    global _original
     for stream, given in enumerate(streams):
         os.dup2(given, stream)
         os.close(given)
@@ -194,7 +225,6 @@ def _become(request: dict, streams: Sequence[int]) -> list[str]:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    _original = request["argv"]
     return request["argv"]
 
 
