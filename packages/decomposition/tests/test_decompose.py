@@ -42,7 +42,7 @@ def test_a_planted_tensor_is_recovered_in_its_own_format(kind, masked):
     fits = [decompose(given, kind, PLANTED[kind], mask=mask, max_sweeps=300, tol=1e-9, seed=s) for s in range(4)]
     fit = min(fits, key=lambda f: f.relative_error)  # swamps are the solver's; one start of four must get there
     assert np.linalg.norm(fit.full() - X) / np.linalg.norm(X) < (5e-2 if kind == "multiple" else 1e-4)
-    assert fit.num_params() == params_of(X.shape, kind, PLANTED[kind]) or kind == "cp"
+    assert fit.num_params() == params_of(X.shape, kind, PLANTED[kind])
     assert fit.shape == X.shape
 
 
@@ -72,6 +72,31 @@ def test_the_planted_rank_is_chosen_and_unseen_cells_are_predicted(kind):
     assert max(choice.best.rank) == 3 and heard == choice.path
     unseen = (choice.decomposition.full() - X)[~mask]
     assert np.linalg.norm(unseen) < 0.05 * np.linalg.norm(X[~mask])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "asked", "used"),
+    [
+        ("tucker", (3, 4, 5), 9, (3, 4, 5)),
+        ("tt", (3, 4, 5), 9, (3, 5)),
+        ("ring", (3, 4, 5), (1, 50, 1), (1, 3, 1)),
+        ("multiple", (10, 2, 10), (1, 10, 2), (1, 10, 2)),  # short index 2 joins modes 1 and 3
+        ("cp", (3, 4), 30, (30,)),
+    ],
+)
+def test_ranks_are_lowered_only_where_they_are_of_no_use(kind, shape, asked, used):
+    X = np.random.default_rng(0).standard_normal(shape)
+    fit = decompose(X, kind, asked, max_sweeps=200, tol=1e-12)
+    assert fit.rank == used and fit.num_params() == params_of(shape, kind, asked)
+    if kind in ("tucker", "tt", "multiple"):
+        assert fit.relative_error < 1e-6  # as much rank as these shapes can use
+
+
+def test_ranks_of_equal_size_are_all_tried():
+    rng = np.random.default_rng(1)
+    X = planted("tucker", (8, 8, 8), (1, 3, 3))
+    choice = choose_rank(X + 1e-6 * rng.standard_normal(X.shape), "tucker", ranks=[(3, 3, 1), (3, 1, 3), (1, 3, 3)])
+    assert choice.best.rank == (1, 3, 3) and choice.best.held_error < 1e-4
 
 
 def test_held_out_cells_leave_something_in_every_slice():
@@ -118,3 +143,7 @@ def test_bad_data_is_told():
         decompose(np.ones((3, 4)), "ring", 2)
     with pytest.raises(ValueError, match="raise max_share"):
         choose_rank(np.ones((3, 3)), "cp", max_share=0.1)
+    with pytest.raises(ValueError, match="and no others"):
+        choose_rank(X, "cp", mask=X > 0, held=X < 0)
+    with pytest.raises(ValueError, match="did you mean 'tucker'"):
+        params_of((3, 3), "tuker", 2)

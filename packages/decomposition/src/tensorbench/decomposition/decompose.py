@@ -82,6 +82,11 @@ def _per_mode(shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
     return tuple(min(r, size) for r, size in zip(given, shape, strict=True))
 
 
+def _short_sizes(shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
+    # Short index m joins the factors of the other modes: the size of mode m does not bound it.
+    return _numbers(rank, len(shape), "one short size per mode")
+
+
 def _per_cut(shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
     given = _numbers(rank, len(shape) - 1, "one rank per bond of the train, from left to right")
     caps = [min(prod(shape[:k]), prod(shape[k:])) for k in range(1, len(shape))]
@@ -89,8 +94,10 @@ def _per_cut(shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
 
 
 def _per_bond(shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
-    given = _numbers(rank, len(shape), "one rank per bond of the ring, that between the last and the first mode first")
-    caps = [min(shape[k - 1] * r, shape[k] * r) for k, r in enumerate(given)]
+    order = len(shape)
+    given = _numbers(rank, order, "one rank per bond of the ring, that between the last and the first mode first")
+    # Bond k joins cores k - 1 and k; no more than the rest of either core can be of use.
+    caps = [min(given[k - 1] * shape[k - 1], shape[k] * given[(k + 1) % order]) for k in range(order)]
     return tuple(min(r, cap) for r, cap in zip(given, caps, strict=True))
 
 
@@ -136,7 +143,13 @@ def _fit_tucker(X: np.ndarray, mask: np.ndarray, rank: tuple[int, ...], seed: in
 def _fit_chain(X: np.ndarray, mask: np.ndarray, rank: tuple[int, ...], seed: int, sweeps: int, tol: float):
     seen = None if mask.all() else mask
     fit = als(
-        X, _structure(X.shape, rank), mask=seen, max_sweeps=sweeps, stall=tol, generator=np.random.default_rng(seed)
+        X,
+        _structure(X.shape, rank),
+        mask=seen,
+        max_sweeps=sweeps,
+        tol=1e-20,
+        stall=tol,
+        generator=np.random.default_rng(seed),
     )
     cores = _in_order(fit.network)
     model = TT(cores) if len(rank) < X.ndim else TR(cores)
@@ -173,15 +186,20 @@ class Format:
 
 
 FORMATS = {
-    "cp": Format(_one, lambda shape, rank: rank[0] * sum(shape), _fit_cp),
+    "cp": Format(_one, lambda shape, rank: rank[0] * (1 + sum(shape)), _fit_cp),  # weights and factors
     "tucker": Format(_per_mode, _tucker_params, _fit_tucker),
     "tt": Format(_per_cut, _chain_params, _fit_chain),
     "ring": Format(_per_bond, _chain_params, _fit_chain, fewest_modes=3),
-    "multiple": Format(_per_mode, multiple.num_params, _fit_multiple, fewest_modes=3),
+    "multiple": Format(_short_sizes, multiple.num_params, _fit_multiple, fewest_modes=3),
 }
 
 
 # ------------------------------------------------------------------ fitting and choosing
+
+
+def _observed(X: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    X = np.asarray(X, dtype=np.float64)
+    return X, ~np.isnan(X) if mask is None else np.asarray(mask, dtype=bool)
 
 
 def decompose(
@@ -209,8 +227,7 @@ def decompose(
     """
     if format not in FORMATS:
         raise ValueError(unknown("format", format, FORMATS))
-    X = np.asarray(X, dtype=np.float64)
-    mask = ~np.isnan(X) if mask is None else np.asarray(mask, dtype=bool)
+    X, mask = _observed(X, mask)
     X, mask, norm = check_target(X, mask)
     kind = FORMATS[format]
     if X.ndim < kind.fewest_modes:
@@ -221,10 +238,17 @@ def decompose(
     return Decomposition(format, model, numbers, error, np.asarray(history), bool(converged))
 
 
+def read_rank(shape: Sequence[int], format: str, rank: Rank) -> tuple[int, ...]:
+    """What :func:`decompose` makes of ``rank``: a number per bond, mode or component, lowered where it is of no use."""
+    if format not in FORMATS:
+        raise ValueError(unknown("format", format, FORMATS))
+    return FORMATS[format].read(tuple(shape), rank)
+
+
 def params_of(shape: Sequence[int], format: str, rank: Rank) -> int:
-    """Parameters of ``format`` at ``rank``; for Tucker core and factors."""
-    kind = FORMATS[format]
-    return int(kind.params(tuple(shape), kind.read(tuple(shape), rank)))
+    """Parameters of ``format`` at ``rank``, as ``num_params()`` of its container counts them."""
+    numbers = read_rank(shape, format, rank)
+    return int(FORMATS[format].params(tuple(shape), numbers))
 
 
 @dataclass(frozen=True)
@@ -284,24 +308,25 @@ def choose_rank(
     Raises:
         ValueError: as :func:`decompose`; no rank within the parameters allowed.
     """
-    X = np.asarray(X, dtype=np.float64)
-    mask = ~np.isnan(X) if mask is None else np.asarray(mask, dtype=bool)
-    if held is None:
-        held = hold_out(mask, SHARE_HELD_OUT, np.random.default_rng(seed))
+    X, mask = _observed(X, mask)
+    held = hold_out(mask, SHARE_HELD_OUT, np.random.default_rng(seed)) if held is None else np.asarray(held, dtype=bool)
+    if held.shape != X.shape or (held & ~mask).any() or not held.any():
+        raise ValueError(
+            f"held has shape {held.shape} and {int(held.sum())} cells; it must mark some of the observed cells of X, "
+            f"whose shape is {X.shape}, and no others"
+        )
     seen = mask & ~held
-    if not (held & mask).any():
-        raise ValueError("no observed cell is held out; a rank cannot be chosen by them")
     path: list[Rung] = []
-    tried: set[int] = set()
+    tried: set[tuple[int, ...]] = set()
     for rank in ranks:
-        params = params_of(X.shape, format, rank)
-        if params > max_share * seen.sum() or params in tried:
+        numbers, params = read_rank(X.shape, format, rank), params_of(X.shape, format, rank)
+        if params > max_share * seen.sum() or numbers in tried:
             continue
-        tried.add(params)
+        tried.add(numbers)
         started = time.perf_counter()
         fit = decompose(X, format, rank, mask=seen, seed=seed, **options)
         seconds = time.perf_counter() - started
-        error = np.linalg.norm((fit.full() - X)[held & mask]) / np.linalg.norm(X[held & mask])
+        error = np.linalg.norm((fit.full() - X)[held]) / np.linalg.norm(X[held])
         path.append(Rung(fit.rank, params, fit.relative_error, float(error), seconds))
         if on_rung:
             on_rung(path[-1], fit)

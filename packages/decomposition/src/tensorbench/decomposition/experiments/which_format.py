@@ -18,7 +18,7 @@ from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines.completion import GradientBoosting
 from tensorbench.decomposition.datasets.held_out import HeldOut
-from tensorbench.decomposition.decompose import decompose, params_of
+from tensorbench.decomposition.decompose import decompose, params_of, read_rank
 from tensorbench.decomposition.functional.funbat import FunBaT
 from tensorbench.decomposition.functional.imtd import IMTD
 from tensorbench.decomposition.functional.scaling import IndexScaler
@@ -36,9 +36,14 @@ class Fitted(NamedTuple):
 Fit = Callable[..., Fitted]
 
 
+def ranks_of(shape: tuple[int, ...], rank: int, capped: bool) -> int | list[int]:
+    """One rank for all, or at most the size of each mode (a choice for the short sizes of Multiple, not a bound)."""
+    return [min(rank, size) for size in shape] if capped else rank
+
+
 def discrete(kind: str) -> Fit:
-    def fit(X: np.ndarray, mask: np.ndarray, seed: int, rank: int, **options: Any) -> Fitted:
-        found = decompose(X, kind, rank, mask=mask, seed=seed, **options)
+    def fit(X: np.ndarray, mask: np.ndarray, seed: int, rank: int, capped: bool = False, **options: Any) -> Fitted:
+        found = decompose(X, kind, ranks_of(X.shape, rank, capped), mask=mask, seed=seed, **options)
         return Fitted(found.full(), found.num_params(), max(found.rank))
 
     return fit
@@ -66,9 +71,9 @@ def functional(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> F
     )
 
 
-def implicit(X: np.ndarray, mask: np.ndarray, seed: int, rank: int, **settings: Any) -> Fitted:
+def implicit(X: np.ndarray, mask: np.ndarray, seed: int, rank: int, capped: bool = False, **settings: Any) -> Fitted:
     """Implicit Multiple decomposition: factors by networks of sines."""
-    ranks = [min(rank, size) for size in X.shape]
+    ranks = ranks_of(X.shape, rank, True) if capped else [rank] * X.ndim
     model = IMTD(ranks, seed=seed, **settings).fit(np.where(mask, X, 0.0), mask)
     return Fitted(np.asarray(model.full()), model.num_params(), rank)
 
@@ -108,13 +113,15 @@ METHODS = {
 
 def candidates(method: str, settings: Sequence[Mapping[str, Any]], data: HeldOut) -> list[dict[str, Any]]:
     """The settings worth trying: for discrete formats those with at most one parameter for every two cells."""
-    kept, sizes = [], set()
+    kept, seen = [], set()
     for setting in map(dict, settings):
         if method in ("cp", "tucker", "tt", "ring", "multiple"):
-            size = params_of(data.tensor.shape, method, setting["rank"])
-            if size > data.train.sum() / 2 or size in sizes:
+            shape = data.tensor.shape
+            rank = ranks_of(shape, setting["rank"], setting.get("capped", False))
+            numbers = read_rank(shape, method, rank)
+            if params_of(shape, method, rank) > data.train.sum() / 2 or numbers in seen:
                 continue
-            sizes.add(size)
+            seen.add(numbers)
         kept.append(setting)
     if not kept:
         raise ValueError(f"{method}: every setting has more parameters than half of the {int(data.train.sum())} cells")
