@@ -45,6 +45,18 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
     assert "run " in plan and "zero on toy_line" in plan and "mean_only on toy_line" not in plan
 
 
+def test_labels_are_an_experiments_own(toy, edit):
+    other = toy.config.with_name("other.yaml")
+    text = toy.config.read_text().replace("alpha.", "alpha.other_")
+    other.write_text(text + "labels: {mean_only: Another meaning}\n")
+    toy.module.with_name("other.py").write_text(toy.module.read_text())
+    edit(toy.config, "seeds: 3", "seeds: 1\nlabels: {mean_only: The mean}")
+    toy.snakemake("toy/line", "toy/other", "--config", "scale=smoke", timeout=300)
+    tables = [(toy.root / "paper/tables/smoke/toy" / f"{name}.md").read_text() for name in ("line", "other")]
+    assert ["The mean" in table for table in tables] == [True, False]
+    assert ["Another meaning" in table for table in tables] == [False, True]
+
+
 @pytest.mark.timeout(600)
 def test_a_record_of_an_older_schema_is_told_and_decides_nothing(toy):
     toy.snakemake("toy/line", timeout=300)

@@ -59,7 +59,7 @@ def report_experiment(experiment: Experiment, root: Path, *, strict: bool = Fals
         log.exception("%s: its module cannot be imported", experiment.key)
         if strict:
             raise ReportError(f"{experiment.key}: {error}") from error
-    set_looks(root, experiment.scale)
+    set_looks(root, experiment)
     _decide(experiment, frame, paths, module)
     _table(experiment, frame, paths)
     _figures(experiment, frame, paths, module, strict)
@@ -147,14 +147,13 @@ def _figures(
         raise ReportError(f"{experiment.key}: {problem}") from problem
 
 
-def set_looks(root: Path, scale: str) -> None:
-    """One colour per method and one label per name across the paper, whichever experiment is being drawn."""
+def set_looks(root: Path, experiment: Experiment) -> None:
+    """One colour per method across the paper; the labels are the experiment's own: another may mean another thing."""
     from tensorbench.core import plotting
 
-    workspace = load(root, scale, modules=False)
+    workspace = load(root, experiment.scale, modules=False)
     plotting.set_methods({e.key: list(e.methods) for e in workspace.experiments.values()})
-    for experiment in workspace.experiments.values():
-        plotting.set_labels(experiment.labels)
+    plotting.set_labels(experiment.labels)
 
 
 def write_ledger(workspace: Workspace, root: Path) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def figure_files(scale: str, experiment: Experiment) -> list[str]:
 
 
 def report_hash(experiment: Experiment, workspace: Workspace) -> str:
-    """Changes when what a report shows changes: claims, captions, metrics, and the looks and labels of all methods."""
+    """Changes when what a report shows changes: claims, captions, metrics, labels, and the colours of all methods."""
     parts = [
         experiment.title,
         experiment.question,
@@ -83,20 +83,15 @@ def report_hash(experiment: Experiment, workspace: Workspace) -> str:
         experiment.metrics,
         [claim.model_dump(mode="json") for claim in experiment.claims],
         list(experiment.datasets),
-        _looks(workspace),
+        experiment.labels,
+        _looks_of(tuple(tuple(e.methods) for e in workspace.experiments.values())),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=4)
-def _looks_of(methods: tuple[tuple[str, ...], ...], labels: tuple[tuple[str, str], ...]) -> str:
-    return hashlib.sha256(json.dumps([methods, labels]).encode()).hexdigest()[:12]
-
-
-def _looks(workspace: Workspace) -> str:
-    experiments = workspace.experiments.values()
-    labels = tuple(sorted({item for e in experiments for item in e.labels.items()}))
-    return _looks_of(tuple(tuple(e.methods) for e in experiments), labels)
+def _looks_of(methods: tuple[tuple[str, ...], ...]) -> str:
+    return hashlib.sha256(json.dumps(methods).encode()).hexdigest()[:12]
 
 
 @functools.cache
