@@ -326,3 +326,11 @@ def test_points_outside_the_box_need_permission():
         model(outside)
     exact = sympy.lambdify((X, Y, Z), POLYNOMIAL)(*outside[0])
     assert model(outside, extrapolate=True)[0] == pytest.approx(exact, rel=1e-10)
+
+
+def test_ranks_saved_by_compressing_the_core_are_counted_per_seed():
+    import pandas as pd
+
+    from tensorbench.decomposition.experiments.function_tensors import ranks_saved
+
+    assert ranks_saved(pd.DataFrame({"max_rank": [47.0, 30.0], "rounded_rank": [45.0, 30.0]})) == [2, 0]
