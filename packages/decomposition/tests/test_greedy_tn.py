@@ -215,6 +215,11 @@ def test_any_loss_grows_the_same_bond(generator):
     assert found.steps[1].edge == (0, 2) and found.steps[-1].loss < 1e-4 < found.steps[0].loss
 
 
+def test_a_loss_of_ones_own_keeps_no_entries_aside_for_patience():
+    with pytest.raises(ValueError, match="patience needs entries kept aside"):
+        greedy_loss(lambda full: full.square().sum(), (2, 2), generator=0, steps=1, limits=Limits(patience=2))
+
+
 def test_a_layer_grows_where_the_teacher_has_its_bond():
     torch.manual_seed(0)
     ranks = structure_matrix((3, 3, 3, 3))

@@ -124,18 +124,20 @@ def greedy_loss(
         loss: maps the full tensor to a scalar; ``limits.stop_loss`` and the steps of the result are in its units.
         dims: mode sizes.
         generator: or a seed.
-        limits: of growth, :class:`Limits` by default.
+        limits: of growth, :class:`Limits` by default; without ``patience``, as there are no entries kept aside.
         steps: of Adam on all cores after each growth.
         candidate_steps: of Adam on the new slices of each candidate.
         lr: learning rate of both.
         noise: relative size of new slices.
 
     Raises:
-        ValueError: fewer than 2 modes, ``max_params`` below a rank-one network.
+        ValueError: fewer than 2 modes, ``max_params`` below a rank-one network, limits with ``patience``.
     """
     started = time.perf_counter()
     generator, limits = np.random.default_rng(generator), limits or Limits()
     limits.check(dims)
+    if limits.patience is not None:
+        raise ValueError("patience needs entries kept aside, which a loss of one's own has not; use stop_loss or steps")
 
     def choose(network: TensorNetwork, edges: list[Edge]) -> tuple[Edge, TensorNetwork]:
         found = []
