@@ -14,13 +14,8 @@ from tensorbench.decomposition.network import als, append_slices, random_network
 from tensorbench.decomposition.network.layer import TNLinear
 from tensorbench.decomposition.structure.edge_scan import PairEnvironments, scan_edges
 from tensorbench.decomposition.structure.greedy_sgd import best_edge, greedy_loss
-from tensorbench.decomposition.structure.greedy_tn import (
-    Limits,
-    complete,
-    greedy_tn,
-    random_walk,
-    split_observed,
-)
+from tensorbench.decomposition.structure.greedy_tn import complete, greedy_tn, random_walk, split_observed
+from tensorbench.decomposition.structure.growth import Limits
 
 SHAPE = (3, 4, 2, 3, 2)
 RANKS = structure_matrix(SHAPE, [[2, 1, 3, 1], [2, 2, 1], [1, 2], [2]])

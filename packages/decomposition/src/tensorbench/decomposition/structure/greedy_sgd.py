@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..network import TensorNetwork, increase_rank, random_network, structure_matrix
 from ..network.layer import TNLinear
-from .greedy_tn import Edge, Growth, Limits, _grow
+from .growth import Edge, Growth, Limits, grow
 
 Train = Callable[[nn.Module, list[nn.Parameter]], None]
 
@@ -152,4 +152,4 @@ def greedy_loss(
         return minimise(network, loss, steps=steps, lr=lr)
 
     network, value = fit(random_network(structure_matrix(dims), generator))
-    return _grow(network, value, limits, choose, fit, lambda _: float("nan"), None, started)
+    return grow(network, value, limits, choose, fit, lambda _: float("nan"), None, started)
