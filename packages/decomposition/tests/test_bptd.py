@@ -244,6 +244,17 @@ def test_new_time_steps_are_fitted_with_the_rest_fixed():
     assert model.posterior_mean().sum(axis=(0, 1, 2)) == pytest.approx(rates(state).sum(axis=(0, 1, 2)), rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("child", "parents"), (("Theta_VC", {"alpha_V"}), ("Lambda_RKCC", {"eta_d_C", "eta_a_C", "nu_K", "rho_R"}))
+)
+def test_what_is_drawn_with_a_variable_integrated_out_is_held_with_it(child, parents):
+    state, counts, _ = fixed_problem()
+    before = state.copy()
+    sweep(state, counts, PRIOR, np.random.default_rng(0), fixed=(child,))
+    for name in NAMES:
+        assert np.array_equal(getattr(state, name), getattr(before, name)) == (name in parents | {child}), name
+
+
 def test_unobserved_pairs_say_nothing_and_are_predicted():
     state, Y = generative_sample(Prior(3.0, 3.0, 1.2), (14, 3, 4, 2, 1, 1), np.random.default_rng(16), delta=0.05)
     mask = np.ones((14, 14), dtype=int)
@@ -306,6 +317,8 @@ GOOD = np.ones((3, 3, 2, 2), dtype=int)
         (lambda: BPTD(2, 1, 1).partial_fit(GOOD, {"Theta": np.ones(1)}), "no variable of the model"),
         (lambda: BPTD(2, 1, 1).partial_fit(GOOD, {"Theta_VC": np.ones((3, 3))}), "the model has \\(3, 2\\)"),
         (lambda: BPTD(2, 1, 1).partial_fit(GOOD, {"delta": np.nan}), "finite"),
+        (lambda: BPTD(2, 1, 1).partial_fit(GOOD, {"delta": 0.0}), "must be positive"),
+        (lambda: BPTD(2, 1, 1).partial_fit(GOOD, {"Phi_AK": np.ones((2, 1))}), "topics are distributions"),
         (lambda: loglik_per_event(0 * GOOD, GOOD), "no event"),
         (lambda: geweke_test(DIMS, PRIOR, np.random.default_rng(0), draws=5), "draws=5"),
         (lambda: data.load("planted_communities", seed=0, actors=3), "an actor for each"),

@@ -8,6 +8,7 @@ from scipy.special import digamma
 from scipy.stats import chi2_contingency, chisquare, kstest
 
 from tensorbench.decomposition.baselines import counts as baselines
+from tensorbench.decomposition.counts import kernels
 from tensorbench.decomposition.counts.bptd import BPTD, loglik_per_event
 from tensorbench.decomposition.counts.conditionals import Prior, prior_sample
 from tensorbench.decomposition.counts.inputs import check_counts
@@ -107,6 +108,16 @@ def test_allocation_survives_products_that_underflow():
         tokens = allocate(np.array([[0, 1, 0, 0]]), np.array([9000]), state, np.random.default_rng(7))
         np.testing.assert_allclose(tokens.sent[0] / 9000, [1 / 3, 2 / 3], atol=0.02)
         np.testing.assert_allclose(tokens.received[1] / 9000, [3 / 4, 1 / 4], atol=0.02)
+
+
+def test_components_are_drawn_by_logarithms_where_all_products_underflow():
+    factors = tuple(np.array([row]) for row in ([1e-200, 3e-200], [1e-200, 1e-200], [0.5, 0.5], [1.0, 1.0]))
+    counts = tuple(np.zeros((1, 2), dtype=np.int64) for _ in factors)
+    kernels.allocate_components(
+        np.zeros((1, 4), dtype=np.int64), np.array([9000]), factors, np.random.default_rng(8), counts
+    )
+    for tokens in counts:
+        np.testing.assert_allclose(tokens[0] / 9000, [1 / 4, 3 / 4], atol=0.02)
 
 
 def test_thinning_keeps_every_event_and_gives_independent_poisson_parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from scipy import stats
 
 from tensorbench.core import data
-from tensorbench.decomposition.completion import augment
+from tensorbench.core.training import fit
+from tensorbench.decomposition.completion import augment, neural
 from tensorbench.decomposition.completion.augment import DAIN, Source, label_cells, sample_cells
 from tensorbench.decomposition.completion.dain import augment_fit, base_fit, dain_fit, paired_test
 from tensorbench.decomposition.completion.influence import (
@@ -225,6 +227,20 @@ def test_cp_sgd_is_the_cp_model():
     torch.testing.assert_close(model(idx)[0], (a @ b.T)[idx[:, 0], idx[:, 1]])
 
 
+def test_training_that_diverges_after_the_first_epoch_warns(caplog, monkeypatch):
+    split = problem()
+
+    def diverging(*args, **options):
+        history = fit(*args, **options)
+        history.stopped = "diverged"
+        return history
+
+    monkeypatch.setattr(neural, "fit", diverging)
+    with caplog.at_level(logging.WARNING):
+        train_model(SMALL(split.dims), split.train, split.valid, epochs=2)
+    assert "diverged" in caplog.text
+
+
 def test_a_seed_decides_everything_and_the_global_generator_is_left_alone():
     split = problem()
     before = torch.random.get_rng_state()
@@ -320,7 +336,10 @@ def test_augmenters_add_the_cells_that_they_say():
     assert all(seen[tuple(cell)] == value for cell, value in zip(again.idx.tolist(), again.val, strict=True))
     kept = augment.EntityReplacement("keep")(given, 30, np.random.default_rng(0))
     np.testing.assert_array_equal(kept.val, again.val)  # the same draws of cells
-    assert ((kept.idx != again.idx).sum(1) <= 1).all() and (kept.idx != again.idx).any()
+    assert ((kept.idx != again.idx).sum(1) == 1).all()
+    few = SparseTensorData([[0, 2, 1], [0, 4, 1]], [1.0, 2.0], (9, 8, 7))  # another entity in mode 1 alone
+    moved = augment.EntityReplacement("keep")(Source(few, given.model), 20, np.random.default_rng(0))
+    assert ((moved.val == 1.0) == (moved.idx[:, 1] == 4)).all() and (moved.idx[:, [0, 2]] == [0, 1]).all()
     true = AUGMENTERS["oracle"](given, 5, np.random.default_rng(0))
     np.testing.assert_array_equal(true.val, true.idx.sum(1))
 
@@ -384,6 +403,7 @@ EMPTY = SparseTensorData(np.zeros((0, 3), int), [], (9, 8, 7))
         (lambda s, m: label_cells(s.test.idx, "modle", s.train, m), "did you mean 'model'"),
         (lambda s, m: label_cells(s.test.idx, "model", s.train), "need a model"),
         (lambda s, m: DAIN()(Source(s.train, m), 3, np.random.default_rng(0)), "track_influence"),
+        (lambda s, m: augment.EntityReplacement()(Source(s.train.take([0]), m), 1, np.random.default_rng(0)), "single"),
         (lambda s, m: augment.TrueLabel()(Source(s.train, m, s.train.val), 3, np.random.default_rng(0)), "truth"),
     ),
 )

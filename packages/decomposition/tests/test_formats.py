@@ -1,5 +1,8 @@
 """Properties of the containers CP, Tucker, TT and TR: values, round trips, and errors that teach."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorly as tl
@@ -7,6 +10,7 @@ import torch
 
 from tensorbench.decomposition import formats
 from tensorbench.decomposition.formats import CP, TR, TT, Tucker
+from tensorbench.decomposition.functional.multiple import MultipleTensor
 
 
 def _examples():
@@ -127,6 +131,15 @@ def test_numpy_lists_and_integers_become_float64():
 def test_bad_shapes_teach(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_process_that_knows_the_classical_formats_only_loads_the_multiple_format(tmp_path):
+    MultipleTensor.random((3, 4, 5), (2, 3, 2)).save(tmp_path / "t.npz")
+    program = "import sys; from tensorbench.decomposition import formats; print(formats.load(sys.argv[1]).kind)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "t.npz")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "multiple"
 
 
 def test_loading_another_format_is_refused(tmp_path):

@@ -14,13 +14,8 @@ from tensorbench.decomposition.network import als, append_slices, random_network
 from tensorbench.decomposition.network.layer import TNLinear
 from tensorbench.decomposition.structure.edge_scan import PairEnvironments, scan_edges
 from tensorbench.decomposition.structure.greedy_sgd import best_edge, greedy_loss
-from tensorbench.decomposition.structure.greedy_tn import (
-    Limits,
-    complete,
-    greedy_tn,
-    random_walk,
-    split_observed,
-)
+from tensorbench.decomposition.structure.greedy_tn import complete, greedy_tn, random_walk, split_observed
+from tensorbench.decomposition.structure.growth import Limits
 
 SHAPE = (3, 4, 2, 3, 2)
 RANKS = structure_matrix(SHAPE, [[2, 1, 3, 1], [2, 2, 1], [1, 2], [2]])
@@ -213,6 +208,11 @@ def test_any_loss_grows_the_same_bond(generator):
         limits=Limits(steps=1, stop_loss=1e-4),
     )  # fmt: skip
     assert found.steps[1].edge == (0, 2) and found.steps[-1].loss < 1e-4 < found.steps[0].loss
+
+
+def test_a_loss_of_ones_own_keeps_no_entries_aside_for_patience():
+    with pytest.raises(ValueError, match="patience needs entries kept aside"):
+        greedy_loss(lambda full: full.square().sum(), (2, 2), generator=0, steps=1, limits=Limits(patience=2))
 
 
 def test_a_layer_grows_where_the_teacher_has_its_bond():

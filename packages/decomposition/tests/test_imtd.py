@@ -168,6 +168,29 @@ def test_a_slice_without_cells_is_interpolated_with_a_warning(caplog):
     assert np.linalg.norm(found[7] - X[7]) < 0.3 * np.linalg.norm(X[7])
 
 
+def test_held_cells_may_be_zeros_and_ones():
+    held = np.zeros((16, 15, 4), dtype=bool)
+    held[::3, ::2] = True
+    options = SMALL | {"steps": 3, "evaluate_every": 1}
+    one, other = (IMTD((2, 2, 2), **options).fit(smooth(), held=h).held_error for h in (held, held.astype(int)))
+    assert one == other
+
+
+def test_a_fit_to_points_or_a_surface_forgets_the_shape_of_a_tensor():
+    options = SMALL | {"steps": 2}
+    model = IMTD((1, 1, 1), **options).fit(CUBE).fit_points(POINTS, np.ones(20))
+    with pytest.raises(ValueError, match="fitted to a tensor"):
+        model.full()
+    with pytest.raises(ValueError, match="fitted to a tensor"):
+        model.fit(CUBE).fit_surface(POINTS).full()
+
+
+def test_a_surface_fit_that_diverges_warns(caplog):
+    with caplog.at_level(logging.WARNING):
+        IMTD((2, 2, 2), width=8, steps=20, lr=1e30).fit_surface(POINTS)
+    assert "training diverged" in caplog.text
+
+
 CUBE = np.arange(60.0).reshape(3, 4, 5)
 SEEN = np.zeros((3, 4, 5), dtype=bool)
 SEEN[0, 0] = True
@@ -187,11 +210,16 @@ POINTS = np.random.default_rng(0).random((20, 3))
         (lambda: IMTD((1, 1, 1)).fit(CUBE * np.nan), "NaN"),
         (lambda: IMTD((1, 1, 1)).fit(CUBE, SEEN), "too few"),
         (lambda: IMTD((1, 1, 1)).fit(CUBE, SEEN[0]), "mask"),
+        (lambda: IMTD((1, 1, 1)).fit(CUBE, held=SEEN[0]), "held has shape"),
+        (lambda: IMTD((1, 1, 1)).fit(CUBE, ~SEEN, held=SEEN), "observed cells"),
+        (lambda: IMTD((1, 1, 1)).fit(CUBE, held=np.ones_like(SEEN)), "left to fit"),
         (lambda: IMTD((1, 1, 1)).fit_points(POINTS[:5], np.ones(5)), "too few"),
         (lambda: IMTD((1, 1, 1)).fit_points(POINTS * np.nan, np.ones(20)), "NaN"),
         (lambda: IMTD((1, 1, 1)).fit_points(POINTS, np.ones(19)), "do not match"),
         (lambda: IMTD((1, 1, 1)).fit_points(POINTS, np.ones(20), domain=[(0, 0.5)] * 3), "leave the domain"),
         (lambda: IMTD((1, 1, 1)).fit_surface(POINTS[:3]), "at least 10"),
+        (lambda: IMTD((1, 1, 1)).fit_surface(POINTS, POINTS[:1]), "normals of shape"),
+        (lambda: IMTD((1, 1, 1)).fit_surface(POINTS, POINTS * np.nan), "must be finite"),
         (lambda: IMTD((1, 1, 1)).predict(POINTS), "call fit"),
         (lambda: INRMultiple([(0, 0)] * 3, (1, 1, 1)), "low < high"),
         (lambda: INRMultiple([(0, 1)] * 3, (1, 1, 1), omega0=[1, 2]), "omega0 has 2 values"),

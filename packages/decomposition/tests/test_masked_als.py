@@ -41,6 +41,13 @@ def test_the_objective_never_rises_and_is_that_of_observed_cells(kind, ridge, se
     assert fit.sweeps == len(fit.objective) - 1
 
 
+def test_without_a_tolerance_all_sweeps_are_used():
+    rng = np.random.default_rng(0)
+    for seed in range(5):  # rounding makes the objective rise somewhere
+        X = rng.normal(size=(5, 4, 3))
+        assert masked_cp(X, np.ones(X.shape, bool), 1, tol=0, max_sweeps=150, seed=seed).sweeps == 150
+
+
 @pytest.mark.parametrize("kind", FITS)
 def test_unseen_cells_of_a_low_rank_tensor_are_recovered_where_filling_in_is_not_done(kind):
     truth, mask = planted(kind, seed=1)

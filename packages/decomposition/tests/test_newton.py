@@ -126,6 +126,16 @@ def test_canonical_to_tucker_to_canonical_lowers_the_rank_and_keeps_the_tensor(t
     assert np.linalg.norm(reduced.full().numpy() - full) <= 2 * tol * np.linalg.norm(full)
 
 
+def test_the_error_is_relative_to_the_tensor_where_columns_cancel():
+    rng = np.random.default_rng(0)
+    first = [rng.standard_normal((12, 4)) for _ in range(3)]
+    second = [F + 1e-4 * rng.standard_normal(F.shape) for F in first]
+    factors = tuple(np.hstack(pair) for pair in zip(first, second, strict=True))
+    cp = CP(np.repeat([1.0, -1.0], 4), factors)
+    full = cp.full().numpy()
+    assert np.linalg.norm(reduce_cp_rank(cp, 1e-3).full().numpy() - full) <= 2e-3 * np.linalg.norm(full)
+
+
 def test_reduction_works_for_other_orders():
     rng = np.random.default_rng(0)
     for d in (2, 4):

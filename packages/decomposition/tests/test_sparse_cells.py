@@ -153,3 +153,5 @@ def test_the_generated_tensor_has_the_stated_noise_rank_and_skew():
     assert count[:5].min() > count[-5:].max()
     with pytest.raises(ValueError, match="not sparse"):
         data.load("low_rank_cells", seed=0, dims=(5, 5), cells=20)
+    with pytest.raises(ValueError, match="skew 40 is too strong"):
+        data.load("low_rank_cells", seed=0, dims=(10, 10), cells=20, skew=40)

@@ -14,7 +14,7 @@ from tensorbench.decomposition.datasets.regression import flares, simulate
 from tensorbench.decomposition.regression import multilinear_gp as gp
 from tensorbench.decomposition.regression.metrics import true_skill
 from tensorbench.decomposition.regression.proximal import Descent, Images, Parameters, Plan, tv_penalty
-from tensorbench.decomposition.regression.tensor_gp import Path, TensorGP, TensorGPST
+from tensorbench.decomposition.regression.tensor_gp import Path, TensorGP, TensorGPST, _HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,20 @@ def test_collapsed_starts_are_replaced(blocks, monkeypatch):
     model.fit(X, y)
     assert len(made) == 3
     assert not model.collapsed_
+
+
+def test_the_held_out_history_is_that_of_the_start_that_is_kept(blocks, monkeypatch):
+    X, y, _ = blocks
+    model = TensorGPST((2, 2), (2, 2, 2), restarts=1)
+    p = start(np.random.default_rng(0), w=2)
+    zero = Parameters(0 * p.A, 0 * p.B, p.U1, p.U2, p.U3, p.eta)
+    seen = []
+    for starts in ([zero, p], [p]):
+        monkeypatch.setattr(model, "_start", lambda images, rng, left=starts: left.pop(0))
+        watch = _HeldOut(X[:40], y[:40], X[40:], y[40:], patience=50)
+        model._descend(Images(X[:40], y[:40]), X[:40], Plan(0.1, max_iter=30, tol=0.0), [0], watch)
+        seen.append(watch.seen)
+    assert seen[0] == seen[1]
 
 
 def test_hard_masks_and_sparsity(blocks):

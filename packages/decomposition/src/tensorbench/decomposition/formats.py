@@ -292,6 +292,8 @@ def load(path: str | Path) -> _Format:
     """Read any format that `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
         kind = str(file["kind"])
+        if kind == "multiple":
+            from .functional import multiple  # noqa: F401  # adds itself to _KINDS
         if kind not in _KINDS:
             raise ValueError(unknown("tensor format", kind, list(_KINDS)))
         return _KINDS[kind].from_arrays([file[f"array{k}"] for k in range(int(file["count"]))])

@@ -209,7 +209,8 @@ class Duplication:
 class EntityReplacement:
     """Observed cells in which one entity, of a random mode, is replaced by another observed one of that mode.
 
-    ``labels="keep"`` keeps the old cell's value.
+    ``labels="keep"`` keeps the old cell's value. Modes with one observed entity are left as they are; where all are so,
+    there is nothing to replace and a ValueError.
     """
 
     labels: Labels | Literal["keep"] = "model"
@@ -219,10 +220,16 @@ class EntityReplacement:
     def __call__(self, source: Source, n: int, rng: np.random.Generator) -> SparseTensorData:
         cells = Duplication()(source, n, rng)
         idx = cells.idx.copy()
-        mode = rng.integers(source.train.order, size=n)
-        for k, column in enumerate(source.train.idx.T):
+        observed = [np.unique(column) for column in source.train.idx.T]
+        modes = np.array([k for k, entities in enumerate(observed) if len(entities) > 1])
+        if not len(modes):
+            raise ValueError("every mode has a single observed entity; none can be replaced by another")
+        mode = modes[rng.integers(len(modes), size=n)]
+        for k in modes:
             here = mode == k
-            idx[here, k] = rng.choice(np.unique(column), size=int(here.sum()))
+            place = np.searchsorted(observed[k], idx[here, k])
+            other = rng.integers(len(observed[k]) - 1, size=int(here.sum()))
+            idx[here, k] = observed[k][other + (other >= place)]
         if self.labels == "keep":
             return replace(cells, idx=idx)
         return replace(cells, idx=idx, val=label_cells(idx, self.labels, source.train, source.model))

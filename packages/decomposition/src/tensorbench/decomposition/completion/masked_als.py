@@ -110,7 +110,7 @@ def masked_cp(
     Args:
         tensor: cells that are not observed may hold anything, NaN too.
         ridge: λ, relative to the mean square of the observed cells.
-        tol: stop when F falls by less than this part of itself in a sweep; 0 uses all sweeps.
+        tol: stop when F falls by less than this part of itself in a sweep; 0 uses all sweeps (but for an exact fit).
         init: start; random by default.
 
     Raises:
@@ -266,7 +266,7 @@ class _Problem:
             if k and errors[-1] < 1e-26 * self.square:
                 reason = "exact"
                 break
-            if k and objective[-2] - objective[-1] < tol * objective[-2]:
+            if k and tol > 0 and objective[-2] - objective[-1] < tol * objective[-2]:
                 reason = "tolerance"
                 break
         return objective, errors, reason

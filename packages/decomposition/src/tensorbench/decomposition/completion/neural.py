@@ -12,6 +12,7 @@ Every model maps index tuples to ``(prediction, last hidden vector)``; the predi
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from tensorbench.core.training import fit
 from tensorbench.decomposition.completion.influence import OnlineImportance
 from tensorbench.decomposition.completion.sparse import SparseTensorData
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedModel(nn.Module):
@@ -264,9 +267,11 @@ def train_model(
         validate()  # the direction of the first epoch
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=lr, fused=True)
-    fit(model, batches, loss, optimiser, steps=epochs * per_epoch, callback=epoch_ended)
+    history = fit(model, batches, loss, optimiser, steps=epochs * per_epoch, callback=epoch_ended)
     if not best:
         raise ValueError(f"training diverged in the first epoch; use a smaller lr than {lr} or standardise the values")
+    if history.diverged:
+        logger.warning("training diverged after %d steps; epoch %d is kept", history.steps, result.best_epoch)
     model.load_state_dict(best)
     result.checkpoints = result.checkpoints[: result.best_epoch]
     result.importance = tracker.best.cpu().numpy() if tracker is not None else None

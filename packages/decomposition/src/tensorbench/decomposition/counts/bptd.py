@@ -82,7 +82,8 @@ class BPTD:
     ) -> Self:
         """Sample only what ``fixed`` does not give, say the regimes ``Psi_TR`` of new time steps.
 
-        ``fixed`` maps names of the state's fields to their values; see :class:`~...counts.state.State`.
+        ``fixed`` maps names of the state's fields to their values; see :class:`~...counts.state.State`. With
+        ``Theta_VC`` alpha is held too, with ``Lambda_RKCC`` eta, nu and rho (at the start's values unless given).
         """
         return self._run(Y, mask, fixed)
 

@@ -35,6 +35,8 @@ from tensorbench.decomposition.counts.sampling import (
 )
 from tensorbench.decomposition.counts.state import State
 
+INTEGRATED = {"Theta_VC": ("alpha_V",), "Lambda_RKCC": ("eta_d_C", "eta_a_C", "nu_K", "rho_R")}  # out, for its parents
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -186,7 +188,12 @@ def sweep(
     fixed: Collection[str] = (),
     allocate: Allocate = compositional_allocate,
 ) -> Allocation:
-    """One Gibbs sweep over everything that is not ``fixed``; returns the tokens it drew first."""
+    """One Gibbs sweep over everything that is not ``fixed``; returns the tokens it drew first.
+
+    What is drawn with another variable integrated out is held where that variable is fixed, as its draw would be from
+    another distribution: alpha with theta; eta, nu and rho with lambda.
+    """
+    fixed = {*fixed, *(name for child, names in INTEGRATED.items() if child in fixed for name in names)}
     tokens = allocate(data.coords, data.values, state, rng)
     update_core_shapes(state, tokens, data, prior, rng, fixed)
     if "Lambda_RKCC" not in fixed:

@@ -64,5 +64,9 @@ def check_fixed(fixed: Mapping[str, Any], state: State) -> dict[str, Any]:
             raise ValueError(f"fixed {name} has shape {array.shape}; the model has {np.shape(getattr(state, name))}")
         if not (np.isfinite(array).all() and (array >= 0).all()):
             raise ValueError(f"fixed {name} must be finite and >= 0")
+        if name in SCALARS and not array > 0:
+            raise ValueError(f"fixed {name} is {float(array)}; the rate of a gamma prior must be positive")
+        if name == "Phi_AK" and not np.allclose(array.sum(axis=0), 1.0, rtol=0, atol=1e-6):
+            raise ValueError(f"columns of fixed {name} sum to {array.sum(axis=0)}; topics are distributions")
         out[name] = float(array) if name in SCALARS else np.maximum(array, 1e-300)
     return out

@@ -168,6 +168,20 @@ def allocate_jointly(
 
 
 @njit(cache=True)
+def _component_by_logs(
+    send: np.ndarray, receive: np.ndarray, phi: np.ndarray, psi: np.ndarray, rng: np.random.Generator
+) -> int:
+    """Component of a CP model where all products underflow, drawn as :func:`_pick_by_logs` does."""
+    best, pick = -np.inf, 0
+    for q in range(psi.size):
+        value = np.log(send[q]) + np.log(receive[q]) + np.log(phi[q]) + np.log(psi[q])
+        value -= np.log(-np.log(1.0 - rng.random()))
+        if value > best:
+            best, pick = value, q
+    return pick
+
+
+@njit(cache=True)
 def allocate_components(
     coords: np.ndarray,
     values: np.ndarray,
@@ -186,7 +200,7 @@ def allocate_components(
             total += send[i, q] * receive[j, q] * phi[a, q] * psi[t, q]
             classes[q] = total
         for _ in range(values[p]):
-            q = _pick(classes, Q, rng) if total > 0.0 else int(rng.random() * Q)
+            q = _pick(classes, Q, rng) if total > 0.0 else _component_by_logs(send[i], receive[j], phi[a], psi[t], rng)
             counts[0][i, q] += 1
             counts[1][j, q] += 1
             counts[2][a, q] += 1

@@ -15,6 +15,8 @@ from tensorbench.core.data import File, dataset, get
 from tensorbench.decomposition.completion.sparse import SparseTensorData, Split, load_tensor, split_cells
 from tensorbench.decomposition.datasets import completion
 
+ROUNDS = 100  # of draws, before a tensor with a strong skew is given up
+
 
 @dataset(
     title="A low-rank tensor with noise, a few per cent of its cells observed",
@@ -34,7 +36,8 @@ def low_rank_cells(
 ) -> Split:
     """Σ_r Π_k a_k[i_k, r] scaled to unit variance, plus noise; the truth is known. Factors are normal around ``mean``.
 
-    Entity j of a mode is observed with probability proportional to (j + 1)^-skew, as users and items are.
+    Entity j of a mode is drawn with weight (j + 1)^-skew, as users and items are, until there are enough different
+    cells; as cells count once, the share of the frequent entities comes out below their weight.
     """
     dims = tuple(int(n) for n in dims)
     if len(dims) < 2 or cells < 5 or rank < 1 or noise < 0 or skew < 0:
@@ -45,9 +48,16 @@ def low_rank_cells(
     factors = [mean + rng.standard_normal((n, rank)) for n in dims]
     weights = [(np.arange(n) + 1.0) ** -skew for n in dims]
     drawn = np.zeros((0, len(dims)), dtype=np.int64)
-    while len(drawn) < cells:
+    for _ in range(ROUNDS):
+        if len(drawn) >= cells:
+            break
         new = [rng.choice(n, size=2 * cells, p=w / w.sum()) for n, w in zip(dims, weights, strict=True)]
         drawn = np.unique(np.concatenate([drawn, np.stack(new, axis=1)]), axis=0)
+    if len(drawn) < cells:
+        raise ValueError(
+            f"{ROUNDS} rounds of {2 * cells} draws found {len(drawn)} different cells, not {cells}: skew {skew} is too "
+            "strong; use a smaller one or fewer cells"
+        )
     idx = drawn[rng.choice(len(drawn), size=cells, replace=False)]
     scale = float(np.std(_low_rank(factors)(idx)))
     truth = _low_rank(factors, scale)

@@ -25,7 +25,8 @@ from tensorbench.decomposition.baselines import masked as baselines
 from tensorbench.decomposition.completion import masked_als
 from tensorbench.decomposition.datasets.masked import Masked
 from tensorbench.decomposition.functional.imtd import IMTD
-from tensorbench.decomposition.structure.greedy_tn import Limits, complete
+from tensorbench.decomposition.structure.greedy_tn import complete
+from tensorbench.decomposition.structure.growth import Limits
 
 
 def _chosen(fit: Callable, data: Masked, settings: Sequence[Mapping[str, Any]]) -> baselines.Fitted:

@@ -21,7 +21,8 @@ from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines import networks as fixed
 from tensorbench.decomposition.structure.core_shapes import select_core_shape
 from tensorbench.decomposition.structure.greedy_rank import Greedy
-from tensorbench.decomposition.structure.greedy_tn import Limits, greedy_tn
+from tensorbench.decomposition.structure.greedy_tn import greedy_tn
+from tensorbench.decomposition.structure.growth import Limits
 from tensorbench.decomposition.structure.hosv import hosv
 from tensorbench.decomposition.structure.objective import StructureObjective, WithinParameters
 from tensorbench.decomposition.structure.space import PermutationSpace

@@ -21,7 +21,8 @@ from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines.incremental import Attempt, incremental
 from tensorbench.decomposition.datasets.growth import BONDS, GrowthTarget, planted_ranks
 from tensorbench.decomposition.network.drawing import draw
-from tensorbench.decomposition.structure.greedy_tn import Growth, Limits, Step, greedy_tn, random_walk
+from tensorbench.decomposition.structure.greedy_tn import greedy_tn, random_walk
+from tensorbench.decomposition.structure.growth import Growth, Limits, Step
 
 FLOOR = 1e-8  # of a relative error: below it normal equations see rounding only
 LEVELS = (1, 2, 6)  # losses of 10^-level

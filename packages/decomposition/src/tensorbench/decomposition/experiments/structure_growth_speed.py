@@ -22,7 +22,8 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.datasets.networks import SearchProblem
-from tensorbench.decomposition.structure.greedy_tn import Limits, greedy_tn
+from tensorbench.decomposition.structure.greedy_tn import greedy_tn
+from tensorbench.decomposition.structure.growth import Limits
 from tensorbench.decomposition.structure.objective import StructureObjective
 from tensorbench.decomposition.structure.space import PermutationSpace, Structure
 from tensorbench.decomposition.structure.tnale import TnALE

@@ -181,8 +181,11 @@ def column_coefficients(
 
 def _call(f: Function, x: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """f at broadcastable arrays, as one array of ``shape``; point by point where f takes numbers only."""
+    complex_values = False
     try:
-        values = np.broadcast_to(np.asarray(f(*x), dtype=np.float64), shape)
+        raw = np.asarray(f(*x))
+        complex_values = np.iscomplexobj(raw)
+        values = np.broadcast_to(np.asarray(raw.real if complex_values else raw, dtype=np.float64), shape)
     except (TypeError, ValueError) as error:
         logger.debug("not vectorised: %s", error)
         warnings.warn(
@@ -192,6 +195,8 @@ def _call(f: Function, x: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarra
         )
         values = np.asarray(np.vectorize(f, otypes=[float])(*x), dtype=np.float64)
         values = np.broadcast_to(values, shape)
+    if complex_values:
+        raise ValueError("the function has complex values; build its real and imaginary parts one after the other")
     if not np.isfinite(values).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         where = [float(np.broadcast_to(axis, shape)[index]) for axis in x]

@@ -103,7 +103,8 @@ class IMTD:
         ``held`` marks observed cells for early stopping; by default a random share ``holdout`` of them.
 
         Raises:
-            ValueError: fewer than two modes, NaN in observed cells, nothing observed, shapes that do not fit.
+            ValueError: fewer than two modes, NaN in observed cells, nothing observed, shapes that do not fit, held
+                cells that are not observed or leave none to fit.
         """
         X = np.asarray(X, dtype=np.float64)
         mask = np.ones(X.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -122,6 +123,12 @@ class IMTD:
             cells = np.flatnonzero(mask)
             pick = np.random.default_rng(self.seed).permutation(cells)[: round(self.holdout * len(cells))]
             held.reshape(-1)[pick] = True
+        held = np.asarray(held, dtype=bool)
+        if held.shape != X.shape or (held & ~mask).any() or not (mask & ~held).any():
+            raise ValueError(
+                f"held has shape {held.shape} for X of {X.shape} and marks {int(held.sum())} cells; they must be "
+                "observed cells, and some must be left to fit"
+            )
         self.shape = X.shape
         self._standardise(X[mask])
         self._build([(0.0, max(n - 1.0, 1.0)) for n in X.shape])
@@ -156,6 +163,7 @@ class IMTD:
             raise ValueError(f"{len(values)} points are too few; at least {FEWEST_POINTS} are needed")
         if not (np.isfinite(coords).all() and np.isfinite(values).all()):
             raise ValueError("coords or values hold NaN or infinity; drop those points first")
+        self.__dict__.pop("shape", None)  # that of an earlier fit to a tensor
         rng = np.random.default_rng(self.seed)
         order = rng.permutation(len(values))
         cut = round(self.holdout * len(values))
@@ -195,18 +203,24 @@ class IMTD:
         points = np.asarray(points, dtype=np.float64)
         if points.ndim != 2 or len(points) < FEWEST_POINTS or not np.isfinite(points).all():
             raise ValueError(f"points of shape {points.shape} must be at least {FEWEST_POINTS} finite rows")
+        if normals is not None:
+            normals = np.asarray(normals, dtype=np.float64)
+            if normals.shape != points.shape or not np.isfinite(normals).all():
+                raise ValueError(f"normals of shape {normals.shape} must be finite, one row for each of {points.shape}")
+        self.__dict__.pop("shape", None)  # that of an earlier fit to a tensor
         low, high = points.min(0), points.max(0)
         room = margin * float((high - low).max())
         self.offset, self.scale = 0.0, 1.0
         self._build(list(zip(low - room, high + room, strict=True)))
         surface, box = self._tensor(points), (self._tensor(low - room), self._tensor(high - low + 2 * room))
-        directions = None if normals is None else self._tensor(np.asarray(normals, dtype=np.float64))
+        directions = None if normals is None else self._tensor(normals)
         generator = torch.Generator().manual_seed(self.seed)
         size = self.batch or len(points)
 
         def loss(model: TensorFunction, _: Any) -> Tensor:
             pick = torch.randint(len(surface), (size,), generator=generator)
-            free = box[0] + box[1] * torch.rand((size, points.shape[1]), generator=generator, dtype=self.dtype)
+            shares = torch.rand((size, points.shape[1]), generator=generator, dtype=self.dtype)  # drawn on the CPU
+            free = box[0] + box[1] * shares.to(self.device)
             slope = model.gradient(free).norm(dim=1)
             total = model(surface[pick], extrapolate=True).abs().mean() + eikonal * (slope - 1).abs().mean()
             total = total + away * torch.exp(-20 * model(free, extrapolate=True).abs()).mean()
@@ -218,6 +232,7 @@ class IMTD:
         optimiser = torch.optim.Adam(self.model.parameters(), lr=self.lr)
         history = training.fit(self.model, [None], loss, optimiser, steps=self.steps, schedule="cosine")
         self.monitor.train = history.losses
+        self._warn(history)
         return self
 
     # ------------------------------------------------------------------ using
@@ -317,6 +332,10 @@ class IMTD:
             schedule="cosine",
             callback=heard,
         )
+        self._warn(history)
+
+    @staticmethod
+    def _warn(history: training.History) -> None:
         if history.diverged:
             logger.warning("training diverged after %d steps; a smaller lr or omega0 helps", history.steps)
 

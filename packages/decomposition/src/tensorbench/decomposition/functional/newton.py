@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from jaxtyping import Float
@@ -168,13 +169,17 @@ def assemble_potential(
 def reduce_cp_rank(cp: CP, tol: float) -> CP:
     """Canonical to Tucker to canonical: fewer columns, error about ``tol`` relative to the tensor's norm.
 
-    A reduced HOSVD (with room to spare) leaves a small core; its slices along the shortest mode are cut by SVDs.
+    A reduced HOSVD (with room to spare) leaves a small core; its slices along the shortest mode are cut by SVDs. Where
+    columns cancel to less than 1e-8 of their weights the norm is rounding noise, and that part stands for it.
     """
     check_truncation(tol, None, cp.shape)
     unit = cp.normalized()
     weights = unit.weights.numpy()
-    sharp = min(tol, tol * float(np.linalg.norm(weights)) / max(float(np.abs(weights).sum()), 1e-300))
-    core, bases = rhosvd_tol(weights, [F.numpy() for F in unit.factors], sharp)
+    factors = [F.numpy() for F in unit.factors]
+    square = float(weights @ prod(F.T @ F for F in factors) @ weights)  # of the tensor's norm
+    total = float(np.abs(weights).sum())
+    part = np.sqrt(max(square / total**2, np.finfo(np.float64).eps)) if total else 1.0
+    core, bases = rhosvd_tol(weights, factors, tol * min(float(part), 1.0))
     scales, small = _core_to_cp(core, tol * float(np.linalg.norm(core)))
     return CP(scales, tuple(U @ S for U, S in zip(bases, small, strict=True)))
 

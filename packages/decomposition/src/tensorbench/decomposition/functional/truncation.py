@@ -71,27 +71,12 @@ def rhosvd_tol(
     return cp_full(weights, small), tuple(bases)
 
 
-def tucker_als(
-    A: Float[np.ndarray, "*_"], ranks: Sequence[int], sweeps: int = 10, rtol: float = 1e-12
-) -> tuple[np.ndarray, tuple[np.ndarray, ...], list[float]]:
-    """Higher-order orthogonal iteration from the HOSVD: core, factors and ‖A - fit‖_F / ‖A‖_F before and after sweeps.
+def tucker_als(A: Float[np.ndarray, "*_"], ranks: Sequence[int], sweeps: int = 10) -> Truncated:
+    """Core and orthonormal factors by higher-order orthogonal iteration from the HOSVD: :func:`fit_tucker` does it."""
+    from tensorbench.decomposition.structure.tucker_fit import fit_tucker
 
-    Each sweep replaces every factor by the best one given the others, so the error never rises. It stops early when a
-    sweep lowers the error by less than ``rtol``, relatively.
-    """
-    A = np.asarray(A, dtype=np.float64)
-    core, start = hosvd_tol(A, 1.0, ranks)
-    factors, norm = list(start), float(np.linalg.norm(A))
-    errors = [_missing(A, core, factors, norm)]
-    for _ in range(sweeps):
-        for k in range(A.ndim):
-            projected = multiply(A, [U.T for U in factors], skip=k)
-            factors[k] = left_singular(unfold(projected, k))[0][:, : ranks[k]]
-        core = multiply(A, [U.T for U in factors])
-        errors.append(_missing(A, core, factors, norm))
-        if errors[-2] - errors[-1] <= rtol * errors[-2]:
-            break
-    return core, tuple(factors), errors
+    core, factors = fit_tucker(np.asarray(A, dtype=np.float64), ranks, n_iter=sweeps, init="svd")
+    return core, tuple(factors)
 
 
 def cp_full(weights: Float[np.ndarray, " r"], factors: Sequence[Float[np.ndarray, "_ r"]]) -> Float[np.ndarray, "*_"]:
@@ -124,8 +109,3 @@ def check_truncation(tol: float, ranks: Sequence[int] | None, sizes: Sequence[in
 
 def _kept(s: np.ndarray, limit: float, fixed: list[int] | None, k: int) -> int:
     return min(fixed[k], len(s)) if fixed is not None else max(1, rank_for_tail(s**2, limit))
-
-
-def _missing(A: np.ndarray, core: np.ndarray, factors: Sequence[np.ndarray], norm: float) -> float:
-    """Relative error from the difference itself: that of the squared norms would be noise below 1e-8."""
-    return float(np.linalg.norm(A - multiply(core, factors)) / norm) if norm else 0.0

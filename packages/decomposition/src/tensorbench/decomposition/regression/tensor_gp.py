@@ -122,6 +122,8 @@ class _MultilinearGP(RegressorMixin, BaseEstimator):
             if best is None or (state.collapsed, state.best_value) < (best.collapsed, best.best_value):
                 best = state
             if pilot == 0:
+                if watch is not None and best is state:
+                    watch.restart()
                 best.run(plan.max_iter, watch)
                 if not best.collapsed:
                     return best
@@ -187,6 +189,10 @@ class _HeldOut:
     def __init__(self, X: np.ndarray, y: np.ndarray, X_held: np.ndarray, y_held: np.ndarray, patience: int):
         self.train, self.y, self.held, self.y_held, self.patience = X, y, X_held, y_held, patience
         self.seen: dict[int, float] = {}
+
+    def restart(self) -> None:
+        """Forget a run that was given up, as another start follows."""
+        self.seen.clear()
 
     def __call__(self, iteration: int, p: Parameters) -> bool:
         if iteration % EVERY and self.seen:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..network import TensorNetwork, increase_rank, random_network, structure_matrix
 from ..network.layer import TNLinear
-from .greedy_tn import Edge, Growth, Limits, _grow
+from .growth import Edge, Growth, Limits, grow
 
 Train = Callable[[nn.Module, list[nn.Parameter]], None]
 
@@ -124,18 +124,20 @@ def greedy_loss(
         loss: maps the full tensor to a scalar; ``limits.stop_loss`` and the steps of the result are in its units.
         dims: mode sizes.
         generator: or a seed.
-        limits: of growth, :class:`Limits` by default.
+        limits: of growth, :class:`Limits` by default; without ``patience``, as there are no entries kept aside.
         steps: of Adam on all cores after each growth.
         candidate_steps: of Adam on the new slices of each candidate.
         lr: learning rate of both.
         noise: relative size of new slices.
 
     Raises:
-        ValueError: fewer than 2 modes, ``max_params`` below a rank-one network.
+        ValueError: fewer than 2 modes, ``max_params`` below a rank-one network, limits with ``patience``.
     """
     started = time.perf_counter()
     generator, limits = np.random.default_rng(generator), limits or Limits()
     limits.check(dims)
+    if limits.patience is not None:
+        raise ValueError("patience needs entries kept aside, which a loss of one's own has not; use stop_loss or steps")
 
     def choose(network: TensorNetwork, edges: list[Edge]) -> tuple[Edge, TensorNetwork]:
         found = []
@@ -150,4 +152,4 @@ def greedy_loss(
         return minimise(network, loss, steps=steps, lr=lr)
 
     network, value = fit(random_network(structure_matrix(dims), generator))
-    return _grow(network, value, limits, choose, fit, lambda _: float("nan"), None, started)
+    return grow(network, value, limits, choose, fit, lambda _: float("nan"), None, started)
