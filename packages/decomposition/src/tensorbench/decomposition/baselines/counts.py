@@ -65,7 +65,7 @@ def pyttb_cp_apr_new_steps(
     last estimate and the mean of their gamma posterior alternate ``updates`` times.
     """
     send, receive, phi, psi = _pyttb_factors(counts, rank, seed, iterations)
-    mask = mask * _off_diagonal(counts)
+    mask = mask * (1 - np.eye(len(mask), dtype=int))
     i, j, a, t = np.nonzero(new * mask[:, :, None, None])
     events = new[i, j, a, t].astype(np.float64)
     each = send[i] * receive[j] * phi[a]  # cells x components
