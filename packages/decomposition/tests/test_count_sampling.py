@@ -12,6 +12,7 @@ from tensorbench.decomposition.counts import kernels
 from tensorbench.decomposition.counts.bptd import BPTD, loglik_per_event
 from tensorbench.decomposition.counts.conditionals import Prior, prior_sample
 from tensorbench.decomposition.counts.inputs import check_counts
+from tensorbench.decomposition.counts.new_steps import blocks_new_steps, bptd_new_steps, bptf_new_steps
 from tensorbench.decomposition.counts.related import BPTF, BlockModel
 from tensorbench.decomposition.counts.sampling import (
     compositional_allocate,
@@ -273,3 +274,67 @@ def test_sparse_counts_are_the_dense_ones_and_the_diagonal_is_ignored_with_a_war
 def test_bad_arguments_teach(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def new_steps_of(Y, new, mask):
+    """Rates of new steps by every model, and of the old ones."""
+    bptd = BPTD(2, 1, 2, n_iter=120, burn=60, seed=0).fit(Y)
+    bptf = BPTF(2, n_iter=120, burn=60, seed=0).fit(Y)
+    blocks = [BlockModel(4, 2, 2, degree_corrected=dc, n_iter=60, burn=30, seed=1).fit(Y) for dc in (False, True)]
+    quick = {"samples": 10, "sweeps": 20, "burn": 10}
+    return {
+        "bptd": (bptd_new_steps(bptd, new, mask, **quick), bptd.posterior_mean()),
+        "bptf": (bptf_new_steps(bptf, new, mask, **quick), bptf.posterior_mean()),
+        "gpirm": (blocks_new_steps(blocks[0], new, mask), blocks[0].posterior_mean()),
+        "dcgpirm": (blocks_new_steps(blocks[1], new, mask), blocks[1].posterior_mean()),
+        "independence": (baselines.independence_new_steps(Y, new, mask), baselines.independence(Y)),
+    }
+
+
+def test_unobserved_pairs_of_new_steps_are_predicted_and_say_nothing():
+    """Steps like the old ones, seen through 8 of 12 actors: the models do as well as their rates of old steps would."""
+    Y, new = blocky(), blocky(4)
+    active = np.arange(12) < 8
+    mask = np.outer(active, active).astype(int)
+    hidden = mask == 0
+    changed = np.where(mask[:, :, None, None] > 0, new, 7 * (1 - np.eye(12, dtype=int))[:, :, None, None])
+    ours, same = new_steps_of(Y, new, mask), new_steps_of(Y, changed, mask)
+    for name, (rate, old) in ours.items():
+        np.testing.assert_allclose(rate, same[name][0])
+        assert rate.shape == new.shape and (rate[np.arange(12), np.arange(12)] == 0).all()
+        assert rate[hidden].sum() == pytest.approx(new[hidden].sum(), rel=0.25), name
+        assert loglik_per_event(new, rate, hidden) > loglik_per_event(new, old, hidden) - 0.1, name
+
+
+def test_a_new_step_of_twice_the_events_has_twice_the_rate():
+    Y, mask = blocky(), 1 - np.eye(12, dtype=int)
+    new = 4 * blocky(5)[..., :1]
+    rates_of = new_steps_of(Y, new, mask)
+    for name in ("bptd", "bptf", "dcgpirm", "independence"):
+        assert rates_of[name][0].sum() == pytest.approx(new.sum(), rel=0.08), name
+
+
+def test_poisson_cp_is_carried_on_to_new_steps():
+    pytest.importorskip("pyttb")
+    Y, new, mask = blocky(), blocky(4), np.outer(np.arange(12) < 8, np.arange(12) < 8).astype(int)
+    rate = baselines.pyttb_cp_apr_new_steps(Y, 2, new, mask, iterations=100)
+    hidden = mask == 0
+    assert loglik_per_event(new, rate, hidden) > 0.1 + loglik_per_event(
+        new, baselines.independence_new_steps(Y, new, mask), hidden
+    )
+    assert rate[hidden].sum() == pytest.approx(new[hidden].sum(), rel=0.25)
+
+
+def test_bptf_samples_only_what_is_not_fixed():
+    Y = blocky()
+    one = BPTF(2, n_iter=20, burn=10, seed=0).fit(Y)
+    fixed = {name: value for name, value in one.samples[-1].items() if name != "psi"}
+    part = BPTF(2, n_iter=10, burn=5, seed=1).partial_fit(Y, fixed)
+    for name, value in fixed.items():
+        np.testing.assert_array_equal(part.samples[-1][name], value)
+    with pytest.raises(ValueError, match="no variable of the model"):
+        BPTF(2, n_iter=10, burn=5).partial_fit(Y, {"theta": np.ones(2)})
+    with pytest.raises(ValueError, match="the model has \\(12, 2\\)"):
+        BPTF(2, n_iter=10, burn=5).partial_fit(Y, {"send": np.ones((3, 2))})
+    with pytest.raises(NotImplementedError, match="all of its variables"):
+        BlockModel(2)._set({"core": np.ones(1)})

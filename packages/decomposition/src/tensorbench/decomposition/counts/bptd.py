@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln
 
 from tensorbench.decomposition.counts.conditionals import Allocate, Counts, Prior, prior_sample, sweep
@@ -153,13 +153,18 @@ def start(dims: tuple[int, int, int, int, int, int], prior: Prior, data: Counts,
 
 
 def loglik_per_event(
-    counts: Float[np.ndarray, "V V A T"] | Int[np.ndarray, "V V A T"], rate: Float[np.ndarray, "V V A T"]
+    counts: Float[np.ndarray, "V V A T"] | Int[np.ndarray, "V V A T"],
+    rate: Float[np.ndarray, "V V A T"],
+    pairs: Bool[np.ndarray, "V V"] | None = None,
 ) -> float:
-    """Poisson log-likelihood of all cells off the diagonal, in nats, divided by the number of events in ``counts``.
+    """Poisson log-likelihood of all cells off the diagonal, in nats, divided by the number of events in them.
 
-    Minus infinity where an event falls on a rate of zero. Raises ValueError without events.
+    Only cells of the ``pairs`` count, if given. Minus infinity where an event falls on a rate of zero. Raises
+    ValueError without events.
     """
     off = ~np.eye(counts.shape[0], dtype=bool)
+    if pairs is not None:
+        off &= pairs
     y, r = np.asarray(counts, dtype=np.float64)[off], np.asarray(rate, dtype=np.float64)[off]
     if y.sum() == 0:
         raise ValueError("no event to score off the diagonal")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -21,10 +22,11 @@ from tensorbench.decomposition.counts.inputs import check_counts
 from tensorbench.decomposition.counts.sampling import gamma_safe
 
 MODES = 4
+FACTORS = ("send", "receive", "phi", "psi")  # of BPTF, mode by mode
 
 
 class _Sampler:
-    """Sweeps, burn-in and the average of rates over what is kept."""
+    """Sweeps, burn-in and the average of rates over what is kept; ``samples`` are the kept states."""
 
     def __init__(
         self, *, n_iter: int = 400, burn: int = 200, thin: int = 4, seed: int | np.random.Generator = 0
@@ -34,22 +36,28 @@ class _Sampler:
         self.n_iter, self.burn, self.thin = n_iter, burn, thin
         self._rng = np.random.default_rng(seed)
         self._mean: np.ndarray
+        self.samples: list[dict[str, Any]] = []
 
     def fit(self, Y: Any, mask: np.ndarray | None = None) -> Self:
         """Counts (V, V, A, T), dense or sparse; ``mask`` (V, V) as for BPTD. Raises ValueError for bad counts."""
+        return self._run(Y, mask, {})
+
+    def _run(self, Y: Any, mask: np.ndarray | None, fixed: Mapping[str, Any]) -> Self:
         data = check_counts(Y, mask)
         if data.mask.ndim != 2:
             raise ValueError("a mask for each time step is BPTD's alone; give one (V, V) mask")
         self._start(data)
-        total, kept = np.zeros(data.shape), 0
+        self._set(fixed)
+        self.samples = []
+        total = np.zeros(data.shape)
         for n in range(self.n_iter):
             self._sweep(data)
             if n >= self.burn and (n - self.burn) % self.thin == 0:
                 total += self._rates()
-                kept += 1
+                self.samples.append(self._sample())
         diagonal = np.arange(data.shape[0])
         total[diagonal, diagonal] = 0.0
-        self._mean = total / kept
+        self._mean = total / len(self.samples)
         return self
 
     def posterior_mean(self) -> Float[np.ndarray, "V V A T"]:
@@ -57,6 +65,13 @@ class _Sampler:
         return self._mean
 
     def _start(self, data: Counts) -> None:
+        raise NotImplementedError
+
+    def _set(self, fixed: Mapping[str, Any]) -> None:
+        if fixed:
+            raise NotImplementedError(f"{type(self).__name__} samples all of its variables")
+
+    def _sample(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def _sweep(self, data: Counts) -> None:
@@ -75,6 +90,14 @@ class BPTF(_Sampler):
             raise ValueError(f"n_components={n_components} must be at least 1 and a={a} positive")
         self.n_components, self.a = n_components, a
         self.factors: tuple[Float[np.ndarray, "n Q"], ...]
+        self._fixed: frozenset[str] = frozenset()
+
+    def partial_fit(self, Y: Any, fixed: Mapping[str, np.ndarray], mask: np.ndarray | None = None) -> Self:
+        """Sample only what ``fixed`` does not give: of ``send``, ``receive``, ``phi``, ``psi`` (n, Q) and ``b`` (4,).
+
+        ``samples`` hold these names too. Raises ValueError for unknown names and wrong shapes.
+        """
+        return self._run(Y, mask, fixed)
 
     @property
     def num_params(self) -> int:
@@ -86,6 +109,20 @@ class BPTF(_Sampler):
         draws = [gamma_safe(np.ones((n, self.n_components)), 1.0 / size, self._rng) for n in data.shape]
         self.factors = tuple(draws)
         self.b = np.full(MODES, 1.0 / size)
+
+    def _set(self, fixed: Mapping[str, Any]) -> None:
+        self._fixed = frozenset(fixed)
+        own = {**dict(zip(FACTORS, self.factors, strict=True)), "b": self.b}
+        for name, value in fixed.items():
+            if name not in own:
+                raise ValueError(f"{name!r} is no variable of the model; it has {', '.join(own)}")
+            if np.shape(value) != own[name].shape:
+                raise ValueError(f"fixed {name} has shape {np.shape(value)}; the model has {own[name].shape}")
+            own[name][:] = value
+
+    def _sample(self) -> dict[str, Any]:
+        factors = {name: factor.copy() for name, factor in zip(FACTORS, self.factors, strict=True)}
+        return {**factors, "b": self.b.copy()}
 
     def exposure(self, mode: int, mask: Float[np.ndarray, "V V"]) -> Float[np.ndarray, "*n Q"]:
         """What multiplies the entries of a mode's factor in the expected number of tokens."""
@@ -101,9 +138,11 @@ class BPTF(_Sampler):
         counts = tuple(np.zeros((n, self.n_components), dtype=np.int64) for n in data.shape)
         kernels.allocate_components(data.coords, data.values, self.factors, self._rng, counts)
         for mode, factor in enumerate(self.factors):
-            rate = self.a * self.b[mode] + self.exposure(mode, data.mask)
-            factor[:] = gamma_safe(self.a + counts[mode], rate, self._rng)
-            self.b[mode] = gamma_safe(1.0 + self.a * factor.size, 1.0 + self.a * factor.sum(), self._rng)
+            if FACTORS[mode] not in self._fixed:
+                rate = self.a * self.b[mode] + self.exposure(mode, data.mask)
+                factor[:] = gamma_safe(self.a + counts[mode], rate, self._rng)
+            if "b" not in self._fixed:
+                self.b[mode] = gamma_safe(1.0 + self.a * factor.size, 1.0 + self.a * factor.sum(), self._rng)
 
     def _rates(self) -> Float[np.ndarray, "V V A T"]:
         send, receive, phi, psi = self.factors
@@ -156,6 +195,10 @@ class BlockModel(_Sampler):
         i, j, a, t = data.coords.T
         self._events = [np.bincount(index, weights=data.values, minlength=n)
                         for index, n in zip((i, j, a, t), data.shape, strict=True)]  # fmt: skip
+
+    def _sample(self) -> dict[str, Any]:
+        labels = {"actors": self.actors.copy(), "actions": self.actions.copy(), "times": self.times.copy()}
+        return {**labels, "core": self.core, "degrees": [degree.copy() for degree in self.degrees]}
 
     def _sweep(self, data: Counts) -> None:
         self._draw_core(data)

@@ -38,12 +38,18 @@ _OLD_NAMES = {
 
 @dataclass(frozen=True)
 class CountTensor:
-    """``counts`` (V, V, A, T), int64, with a zero diagonal; ``truth`` is the state they were drawn from, if known."""
+    """``counts`` (V, V, A, T), int64, with a zero diagonal; ``truth`` is the state they were drawn from, if known.
+
+    ``new_months``: so many of the last time steps are to be predicted from the others and from what passes in them
+    among the ``active`` most active actors; 0 leaves the split to the experiment.
+    """
 
     counts: np.ndarray
     actors: tuple[str, ...]
     actions: tuple[str, ...]
     truth: State | None = None
+    new_months: int = 0
+    active: int = 0
 
 
 def read_state(path: Path) -> State:
@@ -100,11 +106,13 @@ def bptd_posterior(files: list[Path], *, seed: int, actors: int = 40, months: in
         )
     ],
 )
-def icews14_events(files: list[Path], *, seed: int, actors: int = 60, actions: int = 20) -> CountTensor:
+def icews14_events(
+    files: list[Path], *, seed: int, actors: int = 60, actions: int = 20, new_months: int = 0, active: int = 20
+) -> CountTensor:
     """Events of 2014 among the most active actors, in the most frequent action types, by twelfth of the year.
 
     16,921 events in 7,946 cells at the default size, whatever the seed. Events of an actor with itself are dropped
-    before anything is ranked.
+    before anything is ranked. ``new_months`` and ``active`` are passed on (:class:`CountTensor`).
     """
     parts = [np.loadtxt(file, dtype=np.int64, usecols=(0, 1, 2, 3)) for file in files[:3]]
     subject, relation, target, hours = np.concatenate(parts).T
@@ -121,7 +129,8 @@ def icews14_events(files: list[Path], *, seed: int, actors: int = 60, actions: i
     month = hours // 24 * 12 // 365
     counts = np.zeros((actors, actors, actions, 12), dtype=np.int64)
     np.add.at(counts, (place[subject[keep]], place[target[keep]], kind[relation[keep]], month[keep]), 1)
-    return CountTensor(counts, tuple(names[0][i] for i in top), tuple(names[1][i] for i in types))
+    kept = tuple(names[0][i] for i in top), tuple(names[1][i] for i in types)
+    return CountTensor(counts, *kept, new_months=new_months, active=active)
 
 
 def _names(path: Path) -> list[str]:

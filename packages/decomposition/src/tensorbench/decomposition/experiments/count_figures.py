@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 
-PREDICTED = ("icews14", "bptd_posterior", "planted")
+PREDICTED = ("icews14", "icews14_new_months", "bptd_posterior", "planted")
 SHOWN_ACTORS, SHOWN_NODES, SHOWN_TOPICS, SHOWN_ARROWS = 40, 12, 4, 25
 SMALLEST_SHARE = 1e-4
 Structure = Mapping[str, np.ndarray] | None
@@ -24,11 +24,11 @@ def prediction(records: pd.DataFrame) -> Figure:
     """Log-likelihood in excess of the independence model, a panel for each dataset."""
     shown = records[records["dataset"].isin(PREDICTED)] if len(records) else records
     datasets = list(dict.fromkeys(shown["dataset"])) if "test_loglik" in shown else []
-    fig, axes = plotting.figure(columns=2, cols=max(1, len(datasets)), height=7.0, squeeze=False)
-    if not datasets:
-        plotting.empty(axes.flat[0])
-        return fig
-    for ax, dataset in zip(axes.flat, datasets, strict=True):
+    rows = -(-len(datasets) // 2) or 1
+    fig, axes = plotting.figure(columns=2, rows=rows, cols=min(2, len(datasets)) or 1, height=6.0 * rows, squeeze=False)
+    for ax in axes.flat[len(datasets) :]:
+        plotting.empty(ax)
+    for ax, dataset in zip(axes.flat, datasets, strict=False):
         rows = shown[shown["dataset"] == dataset]
         base = rows[rows["method"] == "independence"].set_index("seed")
         rows = rows[rows["method"] != "independence"]
