@@ -119,12 +119,12 @@ def leave_out(run: Run, split: Split, *, layers: list[int], cells: int, **traini
 
 
 def baseline(make: Callable, run: Run, split: Split, **params) -> None:
-    """Fit on the training cells to be tuned, on training and validation cells in a seeded run."""
+    """Fit on the training cells, which are all that the networks are fitted to; validation cells judge the trials."""
     model = make(split, seed=run.seed, **params)
     tuning = run.trial is not None
-    train, test = (split.train, split.valid) if tuning else (split.train.join(split.valid), split.test)
+    test = split.valid if tuning else split.test
     with run.time("fit"):
-        model.fit(train.idx + 0.5, train.val)
+        model.fit(split.train.idx + 0.5, split.train.val)
     predicted = model.predict(test.idx + 0.5)
     if tuning:
         run.log(valid_rmse=rmse(predicted, test.val))
