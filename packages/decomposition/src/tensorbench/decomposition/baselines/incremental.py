@@ -53,7 +53,9 @@ def _tucker(tensor: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, int]:
 
 
 def _hooi(tensor: np.ndarray, ranks: Sequence[int], seed: int) -> tuple[np.ndarray, int]:
-    core, factors = tucker(tensor, list(ranks), n_iter_max=100, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rank above the product of the others, which TensorLy lowers
+        core, factors = tucker(tensor, list(ranks), n_iter_max=100, random_state=seed)
     return tl.tucker_to_tensor((core, factors)), core.size + sum(factor.size for factor in factors)
 
 
