@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tensorbench.decomposition.baselines.incremental import incremental
+from tensorbench.decomposition.baselines.incremental import incremental, truncated, truncated_ranks
 from tensorbench.decomposition.datasets.growth import planted_networks, planted_ranks
 from tensorbench.decomposition.network import als, append_slices, random_network, structure_matrix
 from tensorbench.decomposition.network.layer import TNLinear
@@ -260,6 +260,22 @@ def test_incremental_formats_stay_within_and_match_theory(generator):
         incremental(tensor, "tuker", 100)
     with pytest.raises(ValueError, match="below the 15 parameters"):
         incremental(tensor, "cp", 14)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "ranks"), [("tt", "tt", (2, 3, 6, 5)), ("tucker", "tucker", (2, 3, 4, 3, 2))]
+)
+def test_truncated_unfoldings_find_the_planted_ranks(kind, target, ranks):
+    planted = planted_networks(seed=0, kinds=[target])[target]
+    fits = truncated(planted.tensor, kind, 1000)
+    assert truncated_ranks(planted.tensor, kind, 1000)[-1] == ranks
+    assert fits[-1].params == planted.params and fits[-1].loss < 1e-10 < fits[-2].loss
+    assert fits[0].rank == 1 and (np.diff([a.params for a in fits]) > 0).all()
+    assert max(a.params for a in truncated(planted.tensor, kind, 200)) <= 200
+    with pytest.raises(ValueError, match="below the"):
+        truncated(planted.tensor, kind, 10)
+    with pytest.raises(ValueError, match="unknown format"):
+        truncated(planted.tensor, "cp", 100)
 
 
 BAD = {

@@ -155,13 +155,6 @@ def run(run: Run) -> None:
         np.savez_compressed(run.artifact("pictures.npz"), **{k: v.astype(np.float32) for k, v in pictures.items()})
 
 
-def parameter_ratio(records: pd.DataFrame) -> float:
-    """Parameters of IMTD over those of LRTFR, the largest over the shares of observed cells."""
-    history = rec.history(records, "parameters")
-    counts = history.groupby(["method", "step"])["value"].mean()
-    return float((counts["imtd"] / counts["lrtfr"]).max())
-
-
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "psnr", psnr(records)
     yield "pictures", pictures(records)

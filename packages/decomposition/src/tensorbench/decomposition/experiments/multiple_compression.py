@@ -6,6 +6,7 @@ within the budget, the one with the lowest error: there is nothing to overfit in
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from math import prod
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.decomposition.baselines.incremental import truncated_ranks
 from tensorbench.decomposition.baselines.networks import largest_rank
 from tensorbench.decomposition.functional.multiple import num_params, select_ranks
 from tensorbench.decomposition.functional.pals import PALS, multiple_als
@@ -118,22 +120,35 @@ def cp_als(X: np.ndarray, budget: int, run: Run, iterations: int) -> tuple[float
     return _relative(X, approximation), params
 
 
+def _train_ranks(X: np.ndarray, budget: int) -> list[tuple[int, ...]]:
+    """Ranks of trains within the budget: of order 3 the largest first for each second, of others by truncation."""
+    if X.ndim != 3:
+        return truncated_ranks(X, "tt", budget)[-1:]
+    a, b, c = X.shape
+    found = []
+    for second in range(1, min(c, a * b) + 1):
+        first = min((budget - second * c) // (a + b * second), a, b * second)
+        if first >= 1:
+            found.append((first, second))
+        if first < second / b or len(found) > 60:
+            break
+    return found
+
+
 def tt_svd(X: np.ndarray, budget: int, run: Run) -> tuple[float, int]:
-    """TensorLy's TT-SVD, the best order of modes and ranks of a third-order tensor."""
+    """TensorLy's TT-SVD, the best order of modes: all ranks of a third-order tensor, otherwise those of the lowest
+    tolerance that the budget allows."""
     import tensorly as tl
     from tensorly.decomposition import tensor_train
 
     found = []
-    for order in ((0, 1, 2), (0, 2, 1)):  # the mirrored orders are the same trains
+    for order in itertools.permutations(range(X.ndim)):
         turned = X.transpose(order)
-        a, b, c = turned.shape
-        for second in range(1, min(c, a * b) + 1):
-            first = min((budget - second * c) // (a + b * second), a, b * second)
-            if first >= 1:
-                approximation = tl.tt_to_tensor(tensor_train(turned, [1, first, second, 1]))
-                found.append((_relative(turned, approximation), first * a + first * b * second + second * c))
-            if first < second / b or len(found) > 60:
-                break
+        if order[0] > order[-1]:  # a mirrored order is the same train
+            continue
+        for ranks in _train_ranks(turned, budget):
+            cores = tensor_train(turned, [1, *ranks, 1])
+            found.append((_relative(turned, tl.tt_to_tensor(cores)), sum(core.size for core in cores)))
     return min(found)
 
 

@@ -1,4 +1,4 @@
-"""Growing a tensor network bond by bond against classical formats with a growing rank: loss over parameters.
+"""Growing a tensor network bond by bond against classical formats with growing ranks: loss over parameters.
 
 A dataset is a family of tensors (cases). The steps of the history are budgets of parameters, the same for all methods;
 ``<case>_error`` is the lowest relative error |X - X̂| / |X| with at most so many. Final values are that error at the
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
-from tensorbench.decomposition.baselines.incremental import Attempt, incremental
+from tensorbench.decomposition.baselines.incremental import Attempt, incremental, truncated
 from tensorbench.decomposition.datasets.growth import BONDS, GrowthTarget, planted_ranks
 from tensorbench.decomposition.network.drawing import draw
 from tensorbench.decomposition.structure.greedy_tn import greedy_tn, random_walk
@@ -45,12 +45,18 @@ def raise_rank(target: GrowthTarget, run: Run, kind: str, *, max_params: int, **
     return incremental(target.tensor, kind, max_params, seed=run.seed, **options)
 
 
+def truncate(target: GrowthTarget, run: Run, kind: str, *, max_params: int, at: int) -> list[Attempt]:
+    return truncated(target.tensor, kind, max_params, seed=run.seed)
+
+
 METHODS = {
     "greedy_tn": lambda *a, **o: grow(*a, greedy_tn, **o),
     "random_walk": lambda *a, **o: grow(*a, random_walk, **o),
     "cp": lambda *a, **o: raise_rank(*a, "cp", **o),
     "tt": lambda *a, **o: raise_rank(*a, "tt", **o),
     "tucker": lambda *a, **o: raise_rank(*a, "tucker", **o),
+    "tt_truncated": lambda *a, **o: truncate(*a, "tt", **o),
+    "tucker_truncated": lambda *a, **o: truncate(*a, "tucker", **o),
 }
 
 
