@@ -237,7 +237,7 @@ def test_training_that_diverges_after_the_first_epoch_warns(caplog, monkeypatch)
 
     monkeypatch.setattr(neural, "fit", diverging)
     with caplog.at_level(logging.WARNING):
-        train_model(SMALL(split.dims), split.train, split.valid, epochs=2)
+        train_model(SMALL(split.train.dims), split.train, split.valid, epochs=2)
     assert "diverged" in caplog.text
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tensorbench.core import training
@@ -96,7 +96,7 @@ class IMTD:
         self,
         X: Float[np.ndarray, "..."],
         mask: Bool[np.ndarray, "..."] | None = None,
-        held: Bool[np.ndarray, "..."] | None = None,
+        held: Bool[np.ndarray, "..."] | Int[np.ndarray, "..."] | None = None,
     ) -> IMTD:
         """Fit to the cells of ``X`` where ``mask`` is true (all by default); index i of a mode is its coordinate.
 
