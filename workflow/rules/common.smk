@@ -5,7 +5,13 @@ from glob import glob
 
 from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError
+from tensorbench.core.errors import unknown
 from tensorbench.core.warm import keep_warm
+
+KEYS = ["scale", "partial", "strict"]
+for key in config:
+    if key not in KEYS:
+        raise WorkflowError(unknown("config key", key, KEYS))
 
 tb.use_this_interpreter()
 TARGETS = tb.typed_targets(tuple(sys.argv))
@@ -44,6 +50,13 @@ def experiment_of(wildcards):
 
 def job_hash(wildcards):
     return experiment_of(wildcards).job_hash(wildcards.dataset, wildcards.method)
+
+
+def own_files(wildcards):
+    # A file that a config names is an input: edited in place, its jobs run again. A missing one is the run's own error.
+    choice = experiment_of(wildcards).datasets.get(wildcards.dataset)
+    path = os.path.expanduser(str(choice.params.get("path", ""))) if choice else ""
+    return [path] if os.path.isfile(path) else []
 
 
 def on_cluster():

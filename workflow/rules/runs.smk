@@ -24,6 +24,7 @@ rule store:
 rule run:
     input:
         store=ancient("results/store.ready"),
+        own=own_files,
     output:
         "results/{scale}/{package}/{experiment}/{dataset}/{method}.parquet",
     params:

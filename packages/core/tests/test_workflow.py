@@ -45,6 +45,20 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
     assert "run " in plan and "zero on toy_line" in plan and "mean_only on toy_line" not in plan
 
 
+@pytest.mark.timeout(600)
+def test_a_file_that_a_config_names_is_an_input(toy, edit):
+    datasets = toy.module.parents[1] / "datasets.py"
+    edit(datasets, "slope: float = 2.0", "slope: float = 2.0, path: str = ''")
+    edit(toy.config, "{slope: 3.0}", "{slope: 3.0, path: mine.txt}")
+    (toy.root / "mine.txt").write_text("1")
+    record = "results/smoke/toy/line/toy_line/mean_only.parquet"
+    toy.snakemake(record, "--config", "scale=smoke", timeout=300)
+    assert "Nothing to be done" in planned(toy, record, "--config", "scale=smoke")
+    (toy.root / "mine.txt").write_text("2")
+    assert "mean_only on toy_line" in planned(toy, record, "--config", "scale=smoke")
+
+
+@pytest.mark.timeout(600)
 def test_labels_are_an_experiments_own(toy, edit):
     other = toy.config.with_name("other.yaml")
     text = toy.config.read_text().replace("alpha.", "alpha.other_")
@@ -131,6 +145,10 @@ def test_mistakes_stop_the_workflow_before_any_job(toy, edit):
     assert done.returncode != 0 and "unknown target 'toy/lime'; did you mean 'toy/line'" in done.stdout + done.stderr
     done = toy.snakemake("-n", "--config", "scale=dekk", check=False)
     assert done.returncode != 0 and "unknown scale 'dekk'; did you mean 'desk'" in done.stdout + done.stderr
+    done = toy.snakemake("-n", "results/desk/toy/line/toy_line/mean_onli.parquet", check=False)
+    assert done.returncode != 0 and "unknown method 'mean_onli'; did you mean 'mean_only'" in done.stdout + done.stderr
+    done = toy.snakemake("-n", "--config", "scle=smoke", check=False)
+    assert done.returncode != 0 and "unknown config key 'scle'; did you mean 'scale'" in done.stdout + done.stderr
     edit(toy.config, "slope: 3.0", "slop: 3.0")
     done = toy.snakemake("-n", check=False)
     said = done.stdout + done.stderr

@@ -151,12 +151,22 @@ def check_targets(targets: Collection[str], rules: Collection[str], plan: Plan) 
     for target in targets:
         if target in workspace.papers and not workspace.of_paper(target):
             log.warning("paper %s has no experiment yet; the ledger says so", target)
+        parts = target.split("/")
+        if parts[0] == "results" and len(parts) == 6 and target.endswith(".parquet") and parts[1] == plan.scale:
+            _check_record(plan, f"{parts[2]}/{parts[3]}", parts[4], parts[5].removesuffix(".parquet"))
         if target in rules or target.startswith(("results/", "paper/")) or Path(target).is_absolute():
             continue
         people = ["paper", "claims", "figures", "smoke", "sync"]
         raise ConfigError(
             unknown("target", target, [*people, *workspace.packages, *workspace.experiments, *workspace.papers])
         )
+
+
+def _check_record(plan: Plan, key: str, dataset: str, method: str) -> None:
+    experiment = plan.workspace.experiment(key)
+    for kind, given, valid in (("dataset", dataset, experiment.datasets), ("method", method, experiment.methods)):
+        if given not in valid:
+            raise ConfigError(f"{experiment.key} at scale {plan.scale}: {unknown(kind, given, valid)}")
 
 
 def failed_jobs(plan: Plan) -> list[str]:

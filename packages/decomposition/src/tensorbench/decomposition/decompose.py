@@ -198,6 +198,8 @@ FORMATS = {
 
 
 def _observed(X: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if np.iscomplexobj(X):
+        raise ValueError("X is complex; real numbers are needed")
     X = np.asarray(X, dtype=np.float64)
     return X, ~np.isnan(X) if mask is None else np.asarray(mask, dtype=bool)
 
@@ -333,6 +335,8 @@ def choose_rank(
         best = min(range(len(path)), key=lambda k: path[k].held_error)
         if len(path) - 1 - best >= patience:
             break
+    if not len(ranks):
+        raise ValueError("ranks is empty; give ranks to try, smallest first")
     if not path:
         raise ValueError(
             f"{format} at rank {ranks[0]} has {params_of(X.shape, format, ranks[0])} parameters, more than "

@@ -57,6 +57,11 @@ def split(tensor: np.ndarray, seed: int) -> HeldOut:
     rng = np.random.default_rng(seed)
     test = hold_out(known, TEST, rng)
     valid = hold_out(known & ~test, VALIDATION / (1 - TEST), rng)
+    for name, cells in (("validation", valid), ("test", test)):
+        if np.ptp(tensor[cells]) == 0:
+            raise ValueError(
+                f"the {name} cells all hold {tensor[cells][0]:g}: there is no variation to predict in them"
+            )
     return HeldOut(tensor, known & ~test & ~valid, valid, test)
 
 
@@ -92,7 +97,10 @@ def own_array(*, seed: int, path: str, name: str = "") -> HeldOut:
     if not file.is_file():
         raise ValueError(f"path {path!r}: no such file (from {Path.cwd()})")
     with open(file, "rb") as opened:
-        content = np.load(opened, allow_pickle=False)
+        try:
+            content = np.load(opened, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise ValueError(f"{path} is no .npy or .npz of numbers; write one with np.save(path, array)") from None
         if isinstance(content, np.ndarray):
             array = content
         else:
@@ -101,7 +109,10 @@ def own_array(*, seed: int, path: str, name: str = "") -> HeldOut:
             wanted = name or content.files[0]
             if wanted not in content.files:
                 raise ValueError(unknown("array", wanted, content.files))
-            array = content[wanted]
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+            try:
+                array = content[wanted]
+            except ValueError:
+                raise ValueError(f"{wanted} in {path} holds objects; real numbers are needed") from None
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
         raise ValueError(f"{path} holds {array.dtype}; real numbers are needed")
     return split(array, seed)
