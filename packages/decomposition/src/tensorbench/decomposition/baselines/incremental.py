@@ -17,6 +17,8 @@ import tensorly as tl
 from jaxtyping import Float
 from tensorly.decomposition import parafac, tensor_train, tucker
 
+from tensorbench.decomposition.decompose import read_rank
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -60,8 +62,7 @@ def _hooi(tensor: np.ndarray, ranks: Sequence[int], seed: int) -> tuple[np.ndarr
 
 
 def _train_ranks(shape: tuple[int, ...], rank: int) -> list[int]:
-    caps = [min(int(np.prod(shape[:k])), int(np.prod(shape[k:]))) for k in range(1, len(shape))]
-    return [1, *(min(rank, cap) for cap in caps), 1]
+    return [1, *read_rank(shape, "tt", rank), 1]
 
 
 Approximation = tuple[np.ndarray, int]  # and its parameters

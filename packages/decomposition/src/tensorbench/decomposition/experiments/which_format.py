@@ -18,7 +18,7 @@ from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.decomposition.baselines.completion import GradientBoosting
 from tensorbench.decomposition.datasets.held_out import HeldOut
-from tensorbench.decomposition.decompose import decompose, params_of, read_rank
+from tensorbench.decomposition.decompose import FORMATS, decompose, params_of, read_rank
 from tensorbench.decomposition.functional.funbat import FunBaT
 from tensorbench.decomposition.functional.imtd import IMTD
 from tensorbench.decomposition.functional.scaling import IndexScaler
@@ -57,13 +57,18 @@ def grown(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> Fitted
     )
 
 
+def all_cells(shape: tuple[int, ...]) -> np.ndarray:
+    """The indices of every cell, (cells, modes), in row-major order."""
+    return np.indices(shape).reshape(len(shape), -1).T
+
+
 def functional(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> Fitted:
     """Functional Bayesian Tucker: the index along each mode, scaled to [0, 1], is a time; values of unit variance."""
     cells = np.argwhere(mask).astype(float)
     scaler = IndexScaler(1.0)
     offset, spread = X[mask].mean(), X[mask].std()
     model = FunBaT(seed=seed, **settings).fit(scaler.fit_transform(cells), (X[mask] - offset) / spread)
-    everywhere = np.indices(X.shape).reshape(X.ndim, -1).T.astype(float)
+    everywhere = all_cells(X.shape).astype(float)
     return Fitted(
         offset + spread * model.predict(scaler.transform(everywhere)).reshape(X.shape),
         model.parameters,
@@ -83,18 +88,16 @@ def additive(X: np.ndarray, mask: np.ndarray, seed: int, alpha: float) -> Fitted
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import OneHotEncoder
 
-    cells = np.indices(X.shape).reshape(X.ndim, -1).T
     encoder = OneHotEncoder(categories=[np.arange(size) for size in X.shape])
     model = Ridge(alpha=alpha).fit(encoder.fit_transform(np.argwhere(mask)), X[mask])
-    return Fitted(model.predict(encoder.transform(cells)).reshape(X.shape), sum(X.shape) + 1)
+    return Fitted(model.predict(encoder.transform(all_cells(X.shape))).reshape(X.shape), sum(X.shape) + 1)
 
 
 def gbm(X: np.ndarray, mask: np.ndarray, seed: int, **settings: Any) -> Fitted:
     """Gradient boosting on the indices (scikit-learn)."""
     model = GradientBoosting(seed=seed, **settings)
     model.fit(np.argwhere(mask).astype(float), X[mask])
-    cells = np.indices(X.shape).reshape(X.ndim, -1).T.astype(float)
-    return Fitted(model.predict(cells).reshape(X.shape), model.parameters)
+    return Fitted(model.predict(all_cells(X.shape).astype(float)).reshape(X.shape), model.parameters)
 
 
 METHODS = {
@@ -115,7 +118,7 @@ def candidates(method: str, settings: Sequence[Mapping[str, Any]], data: HeldOut
     """The settings worth trying: for discrete formats those with at most one parameter for every two cells."""
     kept, seen = [], set()
     for setting in map(dict, settings):
-        if method in ("cp", "tucker", "tt", "ring", "multiple"):
+        if method in FORMATS:
             shape = data.tensor.shape
             rank = ranks_of(shape, setting["rank"], setting.get("capped", False))
             numbers = read_rank(shape, method, rank)
