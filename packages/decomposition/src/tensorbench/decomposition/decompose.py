@@ -27,6 +27,7 @@ from tensorbench.decomposition.functional import multiple
 from tensorbench.decomposition.functional.pals import multiple_als
 from tensorbench.decomposition.network import TensorNetwork, als
 from tensorbench.decomposition.network.alternating import check_target
+from tensorbench.decomposition.network.ring import chain_structure
 
 Model = CP | Tucker | TT | TR | multiple.MultipleTensor
 Rank = int | Sequence[int]
@@ -119,17 +120,6 @@ def _chain_params(shape: tuple[int, ...], rank: tuple[int, ...]) -> int:
     return sum(closed[k] * size * closed[(k + 1) % len(shape)] for k, size in enumerate(shape))
 
 
-def _structure(shape: tuple[int, ...], rank: tuple[int, ...]) -> np.ndarray:
-    order = len(shape)
-    closed = rank if len(rank) == order else (1, *rank)
-    matrix = np.ones((order, order), dtype=np.int64)
-    np.fill_diagonal(matrix, shape)
-    for k in range(order):
-        before = (k - 1) % order
-        matrix[before, k] = matrix[k, before] = closed[k]
-    return matrix
-
-
 def _fit_cp(X: np.ndarray, mask: np.ndarray, rank: tuple[int, ...], seed: int, sweeps: int, tol: float):
     fit = masked_cp(X, mask, rank[0], max_sweeps=sweeps, tol=tol, seed=seed)
     return fit.model, fit.observed_error, fit.converged
@@ -144,7 +134,7 @@ def _fit_chain(X: np.ndarray, mask: np.ndarray, rank: tuple[int, ...], seed: int
     seen = None if mask.all() else mask
     fit = als(
         X,
-        _structure(X.shape, rank),
+        chain_structure(X.shape, rank),
         mask=seen,
         max_sweeps=sweeps,
         tol=1e-20,

@@ -83,12 +83,9 @@ def tensor_ring(
 ) -> Fitted:
     """Masked ALS of this package's tensor-network engine on a ring with one rank for all bonds."""
     from tensorbench.decomposition.network import als
+    from tensorbench.decomposition.network.ring import chain_structure
 
-    order = tensor.ndim
-    structure = np.ones((order, order), dtype=int)
-    for k in range(order):
-        structure[k, (k + 1) % order] = structure[(k + 1) % order, k] = rank
-    np.fill_diagonal(structure, tensor.shape)
+    structure = chain_structure(tensor.shape, (rank,) * tensor.ndim)
     fitted = als(
         tensor, structure, generator=np.random.default_rng(seed), mask=mask, max_sweeps=iterations, ridge=ridge
     )

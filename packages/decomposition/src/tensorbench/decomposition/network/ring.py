@@ -26,6 +26,21 @@ def ring_network(cores: Sequence[np.ndarray]) -> TensorNetwork:
     return TensorNetwork(full)
 
 
+def chain_structure(shape: Sequence[int], ranks: Sequence[int]) -> np.ndarray:
+    """The structure matrix of a ring or a train whose vertex k carries mode k.
+
+    ``ranks``: one per bond; of a ring with that between the last and the first mode first, of a train from left to right.
+    """
+    order = len(shape)
+    closed = tuple(ranks) if len(ranks) == order else (1, *ranks)  # a train is a ring whose first bond is 1
+    matrix = np.ones((order, order), dtype=np.int64)
+    np.fill_diagonal(matrix, shape)
+    for k in range(order):
+        before = (k - 1) % order
+        matrix[before, k] = matrix[k, before] = closed[k]
+    return matrix
+
+
 def ring_order(ranks: np.ndarray) -> tuple[int, ...]:
     """The vertices of a ring (or path, or pieces of one) in order around it.
 
