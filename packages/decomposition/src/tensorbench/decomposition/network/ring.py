@@ -29,7 +29,8 @@ def ring_network(cores: Sequence[np.ndarray]) -> TensorNetwork:
 def chain_structure(shape: Sequence[int], ranks: Sequence[int]) -> np.ndarray:
     """The structure matrix of a ring or a train whose vertex k carries mode k.
 
-    ``ranks``: one per bond; of a ring with that between the last and the first mode first, of a train from left to right.
+    ``ranks``: one per bond; of a ring the bond between the last and the first mode first, of a train from left to
+    right.
     """
     order = len(shape)
     closed = tuple(ranks) if len(ranks) == order else (1, *ranks)  # a train is a ring whose first bond is 1
