@@ -1,0 +1,265 @@
+"""One block quantiser: elements of few bits that share a scale, the scale in a format of its own.
+
+``BlockSpec`` says how: MX formats are ``BlockSpec("e4m3")`` and its kin (32 elements, E8M0 scale), NVFP4 is
+``BlockSpec("e2m1", scale="e4m3", block=16, tensor_scale="absmax")``. ``quantize`` gives integer codes and scales,
+``fake_quantize`` the decoded values at once, without codes, for training. ``block=(16, 16)`` shares a scale over tiles of
+the last two axes, so that the quantised transpose is the transpose of the quantised; otherwise blocks run along one axis
+and the two differ.
+
+Decoded: ``x ≈ element · block scale · tensor scale``. Sources: OCP MX 1.0; arXiv 2506.08027; arXiv 2509.17791.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tensorbench.core.errors import unknown
+
+from .formats import FloatFormat, Format, floating, get_format
+from .packing import pack
+from .rounding import ROUNDINGS, Rounding
+from .scales import POWER_MODES, SCALE_MODES, ScaleMode, block_scale
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """How a tensor is quantised. Every field is checked when the spec is made.
+
+    Args:
+        elem: format of the elements.
+        scale: format of the scale of a block; ``fp32`` leaves it as it is.
+        block: elements that share a scale, or a tile of the last two axes; ``None`` is one block along the axis.
+        scale_mode: see ``scales``; by default ``rceil`` for E8M0 and ``nearest`` for other formats.
+        tensor_scale: ``absmax`` multiplies a float32 number for the whole tensor, such that the largest block scale is
+            the largest number of its format; ``None`` leaves it out.
+        rounding, random_bits, midpoint: of the elements, see ``rounding``; scales always round as ``scale_mode`` says.
+        infinity: ``saturate`` or ``nan`` (the block becomes NaN, as it does when it holds a NaN).
+        pad: whether a last block may be ragged (filled with zeros, which are cut off again).
+    """
+
+    elem: str
+    scale: str = "e8m0"
+    block: int | tuple[int, int] | None = 32
+    scale_mode: ScaleMode | None = None
+    tensor_scale: Literal["absmax"] | None = None
+    rounding: Rounding = "even"
+    random_bits: int | None = None
+    midpoint: bool = False
+    infinity: Literal["nan", "saturate"] = "nan"
+    pad: bool = True
+
+    def __post_init__(self) -> None:
+        element, scale = get_format(self.elem), get_format(self.scale)
+        power = isinstance(scale, FloatFormat) and scale.specials == "power"
+        if self.scale_mode is None:
+            object.__setattr__(self, "scale_mode", "rceil" if power else "nearest")
+        if self.scale_mode not in SCALE_MODES:
+            raise ValueError(unknown("scale mode", str(self.scale_mode), SCALE_MODES))
+        if (self.scale_mode in POWER_MODES) != power:
+            allowed = POWER_MODES if power else ("nearest", "up")
+            raise ValueError(f"scale mode {self.scale_mode!r} does not fit {self.scale}; use one of {', '.join(allowed)}")
+        sizes = self.block if isinstance(self.block, tuple) else (self.block,)
+        if any(size is not None and (isinstance(size, bool) or size < 1) for size in sizes) or len(sizes) > 2:
+            raise ValueError(f"block {self.block!r} must be a positive number, a pair of them, or None")
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(unknown("rounding", self.rounding, ROUNDINGS))
+        if self.tensor_scale not in (None, "absmax"):
+            raise ValueError(unknown("tensor scale", str(self.tensor_scale), ("absmax",)))
+        if self.infinity not in ("nan", "saturate"):
+            raise ValueError(unknown("policy for infinity", self.infinity, ("nan", "saturate")))
+        if isinstance(element, FloatFormat) and not element.signed:
+            raise ValueError(f"{self.elem} has no sign; elements need one")
+
+    @property
+    def element_format(self) -> Format:
+        return get_format(self.elem)
+
+    @property
+    def scale_format(self) -> Format:
+        return get_format(self.scale)
+
+    @property
+    def bits_per_element(self) -> float:
+        """Bits stored for each element, its share of the block's scale included (full blocks; ``None``: elements only)."""
+        size = math.prod(self.block) if isinstance(self.block, tuple) else self.block
+        return self.element_format.bits + (self.scale_format.bits / size if size else 0.0)
+
+
+MX = {
+    name: BlockSpec(elem)
+    for name, elem in [
+        ("mxfp8_e4m3", "e4m3"),
+        ("mxfp8_e5m2", "e5m2"),
+        ("mxfp6_e3m2", "e3m2"),
+        ("mxfp6_e2m3", "e2m3"),
+        ("mxfp4", "e2m1"),
+        ("mxint8", "mxint8"),
+    ]
+}
+"""The formats of the MX specification, with scales rounded up (``rceil``); ``dataclasses.replace`` changes a field."""
+NVFP4 = BlockSpec("e2m1", scale="e4m3", block=16, tensor_scale="absmax")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a tensor went when it was cut into blocks, and back."""
+
+    shape: torch.Size
+    axis: int
+    tile: tuple[int, int]  # of the last two axes, after ``axis`` was moved last
+
+    def undo(self, blocks: Float[Tensor, "*batch rows columns tile_elements"]) -> Float[Tensor, "*shape"]:
+        moved = list(self.shape)
+        moved.append(moved.pop(self.axis))
+        lead, rows, columns = moved[:-2], moved[-2] if len(moved) > 1 else 1, moved[-1]
+        height, width = self.tile
+        x = blocks.reshape(*lead, blocks.shape[-3], blocks.shape[-2], height, width).transpose(-3, -2)
+        x = x.reshape(*lead, blocks.shape[-3] * height, blocks.shape[-2] * width)[..., :rows, :columns]
+        return x.reshape(moved).movedim(-1, self.axis)
+
+
+def to_blocks(
+    x: Float[Tensor, "*shape"], block: int | tuple[int, int] | None, axis: int = -1, *, pad: bool = True
+) -> tuple[Float[Tensor, "*batch rows columns tile_elements"], Layout]:
+    """``x`` cut into blocks along ``axis`` (or tiles of the last two axes, ``axis`` being the second of them).
+
+    Raises:
+        ValueError: an axis out of range, an empty or scalar tensor, a ragged last block without ``pad``.
+    """
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"shape {tuple(x.shape)} has no elements to cut into blocks")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis {axis} is out of range for shape {tuple(x.shape)}; use -{x.ndim} to {x.ndim - 1}")
+    axis = axis % x.ndim
+    moved = x.movedim(axis, -1)
+    if moved.ndim == 1:
+        moved = moved[None]
+    height, width = block if isinstance(block, tuple) else (1, block or moved.shape[-1])
+    down, right = -moved.shape[-2] % height, -moved.shape[-1] % width
+    if down or right:
+        if not pad:
+            raise ValueError(
+                f"blocks of {block} do not divide axis {axis} of shape {tuple(x.shape)}; pass pad=True to fill the last with zeros"
+            )
+        moved = torch.nn.functional.pad(moved, (0, right, 0, down))
+    *lead, rows, columns = moved.shape
+    tiles = moved.reshape(*lead, rows // height, height, columns // width, width).transpose(-3, -2)
+    return tiles.reshape(*lead, rows // height, columns // width, height * width), Layout(x.shape, axis, (height, width))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Blocks with their scales, before the elements are rounded."""
+
+    blocks: Tensor
+    scale: Tensor  # of each block, with a last axis of one; NaN where the block is NaN
+    tensor_scale: Tensor
+    layout: Layout
+
+
+def scale_blocks(x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1) -> Scaled:
+    """Cut ``x`` into blocks and find their scales; a NaN (or, by the spec's policy, infinite) block has the scale NaN."""
+    x = floating(x)
+    blocks, layout = to_blocks(x, spec.block, axis, pad=spec.pad)
+    amax = blocks.abs().amax(-1, keepdim=True)
+    bad = ~torch.isfinite(amax)
+    clean = amax
+    if bool(bad.any()):
+        if spec.infinity == "saturate":  # the finite elements set the scale, the infinite saturate
+            finite = torch.where(blocks.isinf(), torch.zeros_like(blocks), blocks).abs().amax(-1, keepdim=True)
+            clean, bad = torch.where(amax.isinf(), finite, amax), torch.isnan(amax)
+        clean = torch.where(bad, torch.zeros_like(clean), clean)
+    whole = torch.ones((), dtype=x.dtype, device=x.device)
+    if spec.tensor_scale == "absmax":
+        largest = clean.amax()
+        if largest > 0:
+            whole = largest / (spec.element_format.max * spec.scale_format.max)
+    scale = block_scale(clean / whole, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
+    return Scaled(blocks, torch.where(bad, torch.nan, scale), whole, layout)
+
+
+def _round_elements(scaled: Scaled, spec: BlockSpec, generator: torch.Generator | None) -> Tensor:
+    ratio = scaled.blocks / (scaled.scale * scaled.tensor_scale)
+    ratio = torch.where(torch.isnan(ratio), torch.zeros_like(ratio), ratio)
+    return spec.element_format.round(
+        ratio, spec.rounding, generator=generator, random_bits=spec.random_bits, midpoint=spec.midpoint
+    )
+
+
+def fake_quantize(
+    x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1, *, generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """``quantize(x, spec, axis).dequantize()`` without the codes, in the dtype of ``x``. No gradient of its own."""
+    with torch.no_grad():
+        scaled = scale_blocks(x, spec, axis)
+        q = _round_elements(scaled, spec, generator) * (scaled.scale * scaled.tensor_scale)
+        return scaled.layout.undo(q).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class QuantTensor:
+    """Codes and scales of a tensor; ``codes`` and ``scales`` are integers in the order of the blocks."""
+
+    codes: Int[Tensor, "*batch rows columns tile_elements"]
+    scales: Int[Tensor, "*batch rows columns"]
+    tensor_scale: Float[Tensor, ""]
+    spec: BlockSpec
+    layout: Layout
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.layout.shape
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+        """The decoded tensor; blocks whose scale is NaN are NaN."""
+        elements = self.spec.element_format.decode(self.codes, dtype)
+        scale = self._decoded_scales(dtype)[..., None]
+        return self.layout.undo(elements * (scale * self.tensor_scale.to(dtype)))
+
+    def _decoded_scales(self, dtype: torch.dtype) -> Tensor:
+        if self.spec.scale == "fp32":
+            return self.scales.to(torch.int32).view(torch.float32).to(dtype)
+        return self.spec.scale_format.decode(self.scales, dtype)
+
+    def pack(self) -> tuple[UInt8[Tensor, " element_bytes"], UInt8[Tensor, " scale_bytes"]]:
+        """The bytes to store: codes of 4 and 6 bits without gaps, and the scales (of 8, 16 or 32 bits)."""
+        return pack(self.codes, self.spec.element_format.bits), pack(self.scales, self.spec.scale_format.bits)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that ``pack`` takes, padding of the last blocks included."""
+        bits = self.codes.numel() * self.spec.element_format.bits
+        scale_bits = self.scales.numel() * self.spec.scale_format.bits
+        return -(-bits // 8) + -(-scale_bits // 8)
+
+
+def quantize(
+    x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1, *, generator: torch.Generator | None = None
+) -> QuantTensor:
+    """Quantise ``x`` in blocks along ``axis``.
+
+    Raises:
+        ValueError: integer input, an axis out of range, no elements, a ragged block without ``pad``, stochastic rounding
+            without a generator.
+    """
+    with torch.no_grad():
+        scaled = scale_blocks(x, spec, axis)
+        codes = spec.element_format.encode(_round_elements(scaled, spec, generator))
+        scale = scaled.scale[..., 0]
+        if spec.scale == "fp32":
+            scales = scale.to(torch.float32).view(torch.int32)
+        else:
+            nan = torch.isnan(scale)
+            form = spec.scale_format
+            scales = form.encode(torch.where(nan, torch.ones_like(scale), scale))
+            if bool(nan.any()):
+                if not isinstance(form, FloatFormat) or not form.has_nan:
+                    raise ValueError(f"a block holds NaN, and {spec.scale} has no code for it")
+                scales = torch.where(nan, form.nan_code, scales)
+        return QuantTensor(codes, scales, scaled.tensor_scale, spec, scaled.layout)
