@@ -3,6 +3,7 @@ import os
 import sys
 from glob import glob
 
+from tensorbench.core import data
 from tensorbench.core import workflow as tb
 from tensorbench.core.config import ConfigError
 from tensorbench.core.errors import unknown
@@ -32,6 +33,7 @@ except ConfigError as error:
 # Libraries that most jobs import, and nothing of ours: a fork must see the code as it is when it starts.
 WARM = ["numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.linalg", "pandas", "pyarrow.parquet", "torch", "mlflow.tracking"]
 WARM += ["mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "pydantic", "tensorly", "sklearn.ensemble"]
+WARM += ["matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg", "fontTools.subset", "networkx", "numba"]
 
 EXPERIMENTS = list(PLAN.workspace.experiments.values())
 
@@ -55,8 +57,7 @@ def job_hash(wildcards):
 def own_files(wildcards):
     # A file that a config names is an input: edited in place, its jobs run again. A missing one is the run's own error.
     choice = experiment_of(wildcards).datasets.get(wildcards.dataset)
-    path = os.path.expanduser(str(choice.params.get("path", ""))) if choice else ""
-    return [path] if os.path.isfile(path) else []
+    return [path for path in data.own_files(choice.uses, choice.params) if os.path.isfile(path)] if choice else []
 
 
 def on_cluster():

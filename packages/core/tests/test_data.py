@@ -296,6 +296,7 @@ def test_two_datasets_of_one_name_are_refused_naming_both():
 @pytest.mark.parametrize(
     ("options", "loader", "message"),
     [
+        ({"generated": True, "reads": ["path"]}, lambda *, seed: 0, "parameter in reads"),
         ({"generated": True, "library": "numpy"}, lambda *, seed: 0, "exactly one of"),
         ({"files": []}, lambda files, *, seed: 0, "names no file"),
         ({"library": "numpy", "cache": True}, lambda *, seed: 0, "for generated data only"),

@@ -48,8 +48,9 @@ def test_from_nothing_to_the_paper_and_only_what_changed_again(toy, edit):
 @pytest.mark.timeout(600)
 def test_a_file_that_a_config_names_is_an_input(toy, edit):
     datasets = toy.module.parents[1] / "datasets.py"
-    edit(datasets, "slope: float = 2.0", "slope: float = 2.0, path: str = ''")
-    edit(toy.config, "{slope: 3.0}", "{slope: 3.0, path: mine.txt}")
+    edit(datasets, "slope: float = 2.0", "slope: float = 2.0, notes: str = ''")
+    edit(datasets, "generated=True)", "generated=True, reads=['notes'])")
+    edit(toy.config, "{slope: 3.0}", "{slope: 3.0, notes: mine.txt}")
     (toy.root / "mine.txt").write_text("1")
     record = "results/smoke/toy/line/toy_line/mean_only.parquet"
     toy.snakemake(record, "--config", "scale=smoke", timeout=300)

@@ -17,7 +17,7 @@ from typing import Any
 from tensorbench.core import data
 from tensorbench.core.config import ConfigError, Experiment, Workspace, load
 from tensorbench.core.config.problems import Problems
-from tensorbench.core.errors import unknown
+from tensorbench.core.errors import nearest, unknown
 
 log = logging.getLogger(__name__)
 FIGURE_FORMATS = (".pdf", ".svg", ".png")
@@ -106,7 +106,7 @@ def report_sources(package: str) -> list[str]:
 
 @functools.cache
 def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
-    """Read and check every config at ``scale``; warn once about each dataset that cannot be had here."""
+    """Read and check every config at ``scale``; warn once about the datasets that cannot be had here."""
     data.discover()
     workspace = load(Path(root), scale, dataset_names=data.names())
     problems = Problems()
@@ -119,12 +119,26 @@ def plan(scale: str, root: str = ".", partial: bool = False) -> Plan:
     problems.raise_if_any()
     skipped: dict[str, str] = {}
     needed = {choice.uses: e.key for e in workspace.experiments.values() for choice in e.datasets.values()}
-    for name, key in needed.items():
+    for name in needed:
         found, reason = data.available(name)
         if not found:
             skipped[name] = reason
-            log.warning("dataset %s (%s and perhaps others) is skipped: %s", name, key, reason)
+    if skipped:
+        _warn_of_skipped(skipped)
     return Plan(workspace, skipped, partial)
+
+
+def _warn_of_skipped(skipped: Mapping[str, str]) -> None:
+    """One warning for all: the names, and one reason in full; the ledger has each beside the claims it concerns."""
+    first, reason = next(iter(skipped.items()))
+    log.warning(
+        "%d dataset(s) cannot be had here and are skipped, their claims read not measured: %s. %s: %s. A folder named by "
+        "TENSORBENCH_DATA is looked in first.",
+        len(skipped),
+        ", ".join(skipped),
+        first if len(skipped) == 1 else f"The first, {first}",
+        reason.rstrip("."),
+    )
 
 
 def use_this_interpreter() -> None:
@@ -156,9 +170,11 @@ def check_targets(targets: Collection[str], rules: Collection[str], plan: Plan) 
             _check_record(plan, f"{parts[2]}/{parts[3]}", parts[4], parts[5].removesuffix(".parquet"))
         if target in rules or target.startswith(("results/", "paper/")) or Path(target).is_absolute():
             continue
-        people = ["paper", "claims", "figures", "smoke", "sync"]
+        people = ["paper", "claims", "figures", "smoke", "sync", *workspace.packages]
+        guess = nearest(target, [*people, *workspace.experiments, *workspace.papers])
         raise ConfigError(
-            unknown("target", target, [*people, *workspace.packages, *workspace.experiments, *workspace.papers])
+            f"unknown target {target!r}{f'; did you mean {guess!r}?' if guess else ''} (valid: {', '.join(people)}, "
+            "<package>/<experiment>, a paper's key, or the path of a file that the workflow makes)"
         )
 
 
@@ -177,6 +193,16 @@ def failed_jobs(plan: Plan) -> list[str]:
     return [file for file in jobs if os.path.exists(file)]
 
 
+def _failure(file: str) -> str:
+    """One line for a failed job: its record's name, why, and where the whole story is."""
+    job = file.removesuffix(".failed.json")
+    try:
+        reason = str(json.loads(Path(file).read_text())["error"]).strip().partition("\n")[0]
+    except (OSError, ValueError, KeyError):
+        reason = "no reason was noted"
+    return f"  {job.removeprefix('results/')}: {reason} (see {job}.log)"
+
+
 def finish_without_failed_runs(
     plan: Plan, targets: Collection[str], config: Mapping[str, Any], cores: int | None
 ) -> None:
@@ -189,11 +215,10 @@ def finish_without_failed_runs(
     wanted = [target for target in targets if not target.endswith(".parquet") or target.count("/") < 4]
     if not failed or (targets and not wanted):
         return
-    shown = ", ".join(file.removeprefix("results/").removesuffix(".failed.json") for file in failed)
     log.warning(
-        "%d job(s) failed: %s. Building from the other records; run snakemake again to redo only these.",
+        "%d job(s) failed:\n%s\nBuilding from the other records; run snakemake again to redo only these.",
         len(failed),
-        shown,
+        "\n".join(map(_failure, failed)),
     )
     workspace = plan.workspace
     rules = ["collect", "ledger", "pdf", "tracked", "published", "paper", "claims", "figures", "smoke"]

@@ -16,6 +16,7 @@ from .registry import (
     get,
     load,
     names,
+    own_files,
 )
 from .safe_load import UnsafePickleError, safe_numpy_load
 
@@ -35,5 +36,6 @@ __all__ = [
     "load",
     "locate",
     "names",
+    "own_files",
     "safe_numpy_load",
 ]

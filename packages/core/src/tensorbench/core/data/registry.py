@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Dataset:
     library: str | None = None
     cache: bool = False
     version: int = 1
+    reads: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -104,13 +106,15 @@ def dataset(
     generated: bool = False,
     cache: bool = False,
     version: int = 1,
+    reads: Sequence[str] = (),
 ) -> Callable[[Loader], Loader]:
     """Register a loader under its function's name; the function itself is returned unchanged.
 
     Exactly one of ``files`` (downloaded: the loader's first argument is the list of local paths), ``library`` (bundled
     with an installed library) and ``generated`` says where the data come from. Loaders take ``seed`` as a keyword.
     ``cache=True`` keeps what a slow generator made (arrays, dictionaries, tuples or dataclasses of arrays); raise
-    ``version`` when code outside the loader's module changes what it makes.
+    ``version`` when code outside the loader's module changes what it makes. ``reads`` are the parameters that name a
+    file of the user's own: edited in place, the jobs that read it run again.
 
     Raises:
         ValueError: an unusable declaration, or a name that another loader has already.
@@ -136,7 +140,12 @@ def dataset(
         if (files is not None) != ("files" in parameters):
             raise ValueError(f"{where}: an argument `files` is needed if, and only if, files=[...] is given")
         kind: Kind = "downloaded" if files is not None else "library" if library is not None else "generated"
-        entry = Dataset(name, title, source, licence, kind, loader, tuple(files or ()), library, cache, version)
+        for parameter in reads:
+            if parameter not in parameters:
+                raise ValueError(f"{where}: {unknown('parameter in reads', parameter, parameters)}")
+        entry = Dataset(
+            name, title, source, licence, kind, loader, tuple(files or ()), library, cache, version, tuple(reads)
+        )
         before = _registered.get(name)
         # The same function again is a module imported anew (a reload, a notebook cell), not a clash.
         if before is not None and before.origin != entry.origin:
@@ -198,6 +207,11 @@ def load(name: str, *, seed: int = 0, **params: Any) -> Any:
 def check_parameters(name: str, params: Mapping[str, Any]) -> None:
     """ValueError where ``params`` cannot be given to the dataset's loader."""
     get(name).check(params)
+
+
+def own_files(name: str, params: Mapping[str, Any]) -> list[str]:
+    """The files of the user's own that the dataset with these parameters reads (``~`` expanded; they may be missing)."""
+    return [os.path.expanduser(str(params[key])) for key in get(name).reads if params.get(key)]
 
 
 def available(name: str) -> tuple[bool, str]:

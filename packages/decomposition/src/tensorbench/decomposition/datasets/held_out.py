@@ -90,6 +90,7 @@ def measured_tensor(*, seed: int, tensor: str, thin: Sequence[int] = (), shrink:
     source="a .npy or .npz file",
     licence="yours",
     library="numpy",
+    reads=["path"],
 )
 def own_array(*, seed: int, path: str, name: str = "") -> HeldOut:
     """The array in ``path`` (``name`` of it in a .npz with several); NaN where a cell is not known."""
