@@ -132,8 +132,8 @@ def _warn_of_skipped(skipped: Mapping[str, str]) -> None:
     """One warning for all: the names, and one reason in full; the ledger has each beside the claims it concerns."""
     first, reason = next(iter(skipped.items()))
     log.warning(
-        "%d dataset(s) cannot be had here and are skipped, their claims read not measured: %s. %s: %s. A folder named by "
-        "TENSORBENCH_DATA is looked in first.",
+        "%d dataset(s) cannot be had here and are skipped, their claims read not measured: %s. %s: %s. "
+        "A folder named by TENSORBENCH_DATA is looked in first.",
         len(skipped),
         ", ".join(skipped),
         first if len(skipped) == 1 else f"The first, {first}",

@@ -210,7 +210,7 @@ def check_parameters(name: str, params: Mapping[str, Any]) -> None:
 
 
 def own_files(name: str, params: Mapping[str, Any]) -> list[str]:
-    """The files of the user's own that the dataset with these parameters reads (``~`` expanded; they may be missing)."""
+    """The files of the user's own that the dataset with these parameters reads, ``~`` expanded; they may be missing."""
     return [os.path.expanduser(str(params[key])) for key in get(name).reads if params.get(key)]
 
 
