@@ -55,7 +55,12 @@ _MEASURED = (
 )
 _FILES = [
     File(
-        "north-numerical-computing/MATLAB-tensor-core", _COMMIT, f"model_validation/{name}.txt", sha256, size, "BSD-2-Clause"
+        "north-numerical-computing/MATLAB-tensor-core",
+        _COMMIT,
+        f"model_validation/{name}.txt",
+        sha256,
+        size,
+        "BSD-2-Clause",
     )
     for name, sha256, size in _MEASURED
 ]
@@ -128,3 +133,101 @@ def _binary(path: Path) -> np.ndarray:
     digits = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     bits = digits[(digits == ord("0")) | (digits == ord("1"))] - ord("0")
     return np.packbits(bits).view(">u4").astype(np.uint32).view(np.float32)
+
+
+@dataset(
+    title="The small inputs of the published probes of tensor cores",
+    source="Fasi, Higham, Mikaitis, Pranesh (PeerJ CS 7:e330, 2021), written anew",
+    licence="Apache-2.0",
+    generated=True,
+)
+def unit_probes(*, seed: int, length: int = 16, rows: int = 2000) -> dict[str, int]:
+    """The probes are in ``tensorcore.probes``; this names the length of revealed sums and how many random rows are
+    permuted. The seed is that of the rows."""
+    return {"length": length, "rows": rows, "seed": seed}
+
+
+@dataset(
+    title="Normal random operands of matrix units, for errors of single operations and chains of products",
+    source="generated here, as in Sun et al. (arXiv 2206.02874)",
+    licence="Apache-2.0",
+    generated=True,
+)
+def normal_operands(*, seed: int, draws: int = 1024, chains: int = 200, longest: int = 14) -> dict[str, int]:
+    """What ``tensorcore.profile`` draws: so many numbers per operation, so many chains up to so many products."""
+    return {"seed": seed, "draws": draws, "chains": chains, "longest": longest}
+
+
+@dataset(
+    title="Products of random matrices with longer and longer sums",
+    source="generated here",
+    licence="Apache-2.0",
+    generated=True,
+)
+def growing_sums(*, seed: int, rows: int = 16, powers: Sequence[int] = (4, 14)) -> dict[str, object]:
+    """Sums of 2^powers[0] to 2^powers[1] terms, rows × rows of them."""
+    return {"seed": seed, "rows": rows, "lengths": [2**p for p in range(powers[0], powers[1] + 1)]}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer's product ``x w``, and what the rest of the network needs."""
+
+    x: Float[np.ndarray, "rows inputs"]
+    w: Float[np.ndarray, "inputs outputs"]
+
+
+@dataset(
+    title="Products captured from a small network on scikit-learn's digits",
+    source="scikit-learn's bundled digits; weights fitted here",
+    licence="BSD-3-Clause",
+    library="scikit-learn",
+)
+def captured_products(*, seed: int, hidden: int = 64, rows: int = 512) -> dict[str, object]:
+    """A perceptron with two hidden layers, trained for 40 epochs from ``seed``; activations of held-out digits.
+
+    Returns the layers in order (``x`` are the float32 activations that enter), their biases, and the labels.
+    """
+    import warnings
+
+    from sklearn.datasets import load_digits
+    from sklearn.neural_network import MLPClassifier
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(images))
+    train, test = order[rows:], order[:rows]
+    model = MLPClassifier((hidden, hidden), max_iter=40, random_state=seed, early_stopping=False, tol=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 40 epochs are not convergence
+        model.fit(images[train] / 16.0, labels[train])
+    x = (images[test] / 16.0).astype(np.float32)
+    layers, biases = [], []
+    for weight, bias in zip(model.coefs_, model.intercepts_, strict=True):
+        w, b = weight.astype(np.float32), bias.astype(np.float32)
+        layers.append(Layer(x, w))
+        biases.append(b)
+        x = np.maximum(x @ w + b, 0.0)
+    return {"layers": layers, "biases": biases, "labels": labels[test]}
+
+
+@dataset(
+    title="Issue and latency of matrix instructions",
+    source="built in, or a measured JSON file",
+    licence="Apache-2.0",
+    generated=True,
+)
+def instruction_table(*, seed: int, architecture: str = "a100", path: str = "") -> dict[str, str]:
+    """Which table of ``tensorcore.perf`` to use: an architecture's, or the measured file at ``path``."""
+    return {"architecture": architecture, "path": path}
+
+
+@dataset(
+    title="Blocks of the size of one matrix instruction, to measure time with",
+    source="generated here",
+    licence="Apache-2.0",
+    generated=True,
+)
+def mma_blocks(*, seed: int, blocks: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Normal operands (blocks, 16, 16) and (blocks, 16, 8)."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal((blocks, 16, n)).astype(np.float32) for n in (16, 8))

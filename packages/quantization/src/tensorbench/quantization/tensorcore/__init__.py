@@ -1,1 +1,2 @@
-"""What matrix units really compute: a simulator exact to the bit, probes, summation orders, error profiles, a speed model."""
+"""What matrix units really compute: a simulator exact to the bit, probes, summation orders, error profiles, a speed
+model."""

@@ -1,7 +1,7 @@
 """Float numbers to the operand formats of matrix units, with the roundings that instructions offer.
 
-``rz`` truncates (and a finite number stays finite), ``rna`` rounds to nearest with ties away from zero, ``rne`` with ties to
-even. Reading float32 registers as TF32 without a conversion is ``rz``; PTX's ``cvt.rna.tf32.f32`` is ``rna``.
+``rz`` truncates (and a finite number stays finite), ``rna`` rounds to nearest with ties away from zero, ``rne`` with
+ties to even. Reading float32 registers as TF32 without a conversion is ``rz``; PTX's ``cvt.rna.tf32.f32`` is ``rna``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MODES: dict[str, Rounding] = {"rz": "zero", "rna": "away", "rne": "even"}
 
 
 def to_format(x: Float[Tensor, "*shape"], form: str, mode: CastRounding = "rne") -> Float[Tensor, "*shape"]:
-    """``x`` rounded to the format ``form``, in the dtype of ``x``; beyond the largest number infinity (NaN without one).
+    """``x`` rounded to the format ``form``, in the dtype of ``x``; beyond the largest number infinity (NaN without
+    one).
 
     Raises:
         ValueError: an unknown format or mode, an integer format.

@@ -1,7 +1,8 @@
 """Sums of products without any rounding but the last: a superaccumulator (Kulisch) of 24-bit limbs, vectorised.
 
-Every term is an integer significand times a power of two; its bits are added into the limbs that they fall into, a carry
-pass makes the limbs canonical, and the number is rounded once from its leading bits with all others as a sticky bit.
+Every term is an integer significand times a power of two; its bits are added into the limbs that they fall into, a
+carry pass makes the limbs canonical, and the number is rounded once from its leading bits with all others as a sticky
+bit.
 """
 
 from __future__ import annotations

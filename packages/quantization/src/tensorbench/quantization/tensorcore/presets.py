@@ -7,8 +7,9 @@
 | Ampere (A100) | fp16, bf16 8; tf32 4 | 1 | -132 / -20 |
 | Hopper (H100) | fp16, bf16 16; tf32 8; fp8 32 | 2; fp8 -10 | -133 / -21 |
 
-Turing to Ampere: Fasi, Higham, Mikaitis, Pranesh (PeerJ CS 7:e330, 2021); Hopper, the anchors and fp8: Khattak and Mikaitis
-(arXiv 2512.07004), who confirmed their models on 10^5 and more vectors. Turing's anchor is not published and assumed.
+Turing to Ampere: Fasi, Higham, Mikaitis, Pranesh (PeerJ CS 7:e330, 2021); Hopper, the anchors and fp8: Khattak and
+Mikaitis (arXiv 2512.07004), who confirmed their models on 10^5 and more vectors. Turing's anchor is not published and
+assumed.
 ``*_fp16_fp16`` accumulate in fp16, rounded to nearest; fp64 on Ampere is a chain of IEEE fused multiply-adds.
 """
 

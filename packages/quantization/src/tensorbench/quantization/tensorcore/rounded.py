@@ -1,9 +1,10 @@
 """Integers and float64 numbers to a floating-point format: the last step of every unit, and fused multiply-add.
 
-``round_integer`` takes an exact sum ``S · 2^lsb`` (``|S| < 2^62``) to the format's grid, towards zero or to nearest, ties to
-even, with subnormals; beyond the largest number it gives infinity in both modes, as matrix units do. ``fma`` rounds
-``a b + c`` once: for short significands through a float64 sum rounded to odd (Boldo and Melquiond, "Emulation of FMA and
-correctly rounded sums", IEEE Trans. Computers 57(4), 2008), in float64 by their algorithm on error-free transformations.
+``round_integer`` takes an exact sum ``S · 2^lsb`` (``|S| < 2^62``) to the format's grid, towards zero or to nearest,
+ties to even, with subnormals; beyond the largest number it gives infinity in both modes, as matrix units do. ``fma``
+rounds ``a b + c`` once: for short significands through a float64 sum rounded to odd (Boldo and Melquiond, "Emulation of FMA
+and correctly rounded sums", IEEE Trans. Computers 57(4), 2008), in float64 by their algorithm on error-free
+transformations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A matrix unit exact to the bit: ``D = A B + C`` as tensor cores, a chain of fused multiply-adds, or exact arithmetic do it.
+"""A matrix unit exact to the bit: ``D = A B + C`` as tensor cores, a chain of FMAs or exact arithmetic do it.
 
 A block-fused unit (``align="max"``) takes ``k_step`` products and the accumulator at once:
 
-1. significand products, exact; their exponents are the sums of the operands' exponents, products in [1, 4) unnormalised;
+1. significand products, exact and not normalised (in [1, 4)), with the sum of the operands' exponents;
 2. the largest exponent of all non-zero products and of C is the anchor (not below ``min_exponent``);
 3. every term is aligned to it and cut at ``fraction_bits`` = mantissa bits of the accumulator's fp32 + ``extra_bits``;
 4. one integer sum without normalisation in between (``carry_bits`` bits above the significand, or as many as needed);
@@ -11,9 +11,10 @@ A block-fused unit (``align="max"``) takes ``k_step`` products and the accumulat
 A longer dot product is a sequence of blocks, each starting from the last result. Integers are carried in float64 (below
 2^53, so exactly) and int64.
 
-Sources: Sun, Li, Geng, Stuijk, Corporaal (arXiv 2206.02874); Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA
-tensor cores", PeerJ CS 7:e330, 2021; parameters of the generations also from Khattak and Mikaitis (arXiv 2512.07004).
-NaN and infinity: any NaN operand, infinity times zero, or infinities of both signs give NaN; otherwise infinity stays.
+Sources: Sun, Li, Geng, Stuijk, Corporaal (arXiv 2206.02874); Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of
+NVIDIA tensor cores", PeerJ CS 7:e330, 2021; parameters of the generations also from Khattak and Mikaitis (arXiv
+2512.07004). NaN and infinity: any NaN operand, infinity times zero, or infinities of both signs give NaN; otherwise
+infinity stays.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class MMAUnit:
     Args:
         in_fmt, acc_fmt: operand and accumulator formats (fp64 only together; integers with int32).
         k_step: products that are added at once (1 for a chain).
-        extra_bits: bits kept below fp32's last mantissa bit while aligning; fewer than that with a negative number, which
-            then is the precision of the result too (Hopper's fp8: -10, 13 fractional bits).
-        carry_bits: bits of the sum above the significand's leading bit; None for as many as needed. Too few wrap around.
+        extra_bits: bits kept below fp32's last mantissa bit while aligning; fewer than that with a negative number,
+            which then is the precision of the result too (Hopper's fp8: -10, 13 fractional bits).
+        carry_bits: bits of the sum above the significand's leading bit; None for as many as needed; too few
+            wrap around.
         product: ``exact``, or ``rounded`` to fp32 first (no unit does; to see what it would cost).
         align: ``max`` (the block-fused unit above), ``chain`` (an IEEE fused multiply-add for each k in order),
             ``exact`` (one rounding at the very end), ``integer`` (int32, modulo 2^32).
@@ -117,7 +119,7 @@ class MMAUnit:
         return {"fp64": torch.float64, "int32": torch.int32}.get(self.acc_fmt, torch.float32)
 
     def cast(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-        """``x`` rounded to nearest (ties to even) in the operand format, beyond its largest number as the format says."""
+        """``x`` rounded to nearest (ties to even) in the operand format; beyond its largest number infinity or NaN."""
         if self.in_fmt == "fp64":
             return x.to(torch.float64)
         x = x if torch.is_floating_point(x) else x.to(torch.float64)
@@ -133,7 +135,10 @@ class MMAUnit:
         return self.mma(a[..., None, :], b[..., :, None], start[..., None, None])[..., 0, 0]
 
     def mma(
-        self, A: Shaped[Tensor, "*batch m k"], B: Shaped[Tensor, "*batch k n"], C: Shaped[Tensor, "*#batch m n"] | float = 0.0
+        self,
+        A: Shaped[Tensor, "*batch m k"],
+        B: Shaped[Tensor, "*batch k n"],
+        C: Shaped[Tensor, "*#batch m n"] | float = 0.0,
     ) -> Shaped[Tensor, "*batch m n"]:
         """``A B + C``: blocks of ``k_step`` along k in order. Batch dimensions must agree.
 
@@ -141,7 +146,9 @@ class MMAUnit:
             ValueError: shapes that do not fit, nothing to multiply, operands that are no numbers of their formats.
         """
         if A.ndim < 2 or B.ndim < 2 or A.shape[:-2] != B.shape[:-2] or A.shape[-1] != B.shape[-2]:
-            raise ValueError(f"A {tuple(A.shape)} and B {tuple(B.shape)} do not multiply; expected (…, m, k) and (…, k, n)")
+            raise ValueError(
+                f"A {tuple(A.shape)} and B {tuple(B.shape)} do not multiply; expected (…, m, k) and (…, k, n)"
+            )
         if A.shape[-1] == 0 or A.numel() == 0 or B.numel() == 0:
             raise ValueError(f"nothing to multiply: A {tuple(A.shape)}, B {tuple(B.shape)}")
         shape = (*A.shape[:-1], B.shape[-1])
