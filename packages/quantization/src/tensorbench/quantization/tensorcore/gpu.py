@@ -55,7 +55,7 @@ def fragment_rows(in_fmt: str) -> tuple[Int[Tensor, "32 na 2"], Int[Tensor, "32 
     if in_fmt not in SHAPES:
         raise ValueError(unknown("operand format of mma", in_fmt, SHAPES))
     k = SHAPES[in_fmt][2]
-    per_register = 4 * 8 // _DTYPES[in_fmt].itemsize // 8  # elements in 32 bits
+    per_register = 4 // _DTYPES[in_fmt].itemsize  # elements in 32 bits
     lane = torch.arange(32)
     group, thread = lane // 4, lane % 4
     half = k // 2  # columns of A in the first and the second pair of registers

@@ -200,8 +200,8 @@ def infer_parameters(unit: Unit, *, longest: int = 64) -> Inferred:
     def product(exponent: int) -> tuple[float, float]:
         return 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
 
-    # Within a block: C and a product of the opposite sign cancel, what is far below them is lost; in the next it is
-    kept. a, b = product(big - reach)
+    # Within a block: C and a product of the opposite sign cancel, what is far below them is lost; after it, kept.
+    a, b = product(big - reach)
     k_step = longest
     for j in range(1, longest):
         row_a, row_b = [0.0] * (j + 1), [0.0] * (j + 1)

@@ -126,19 +126,22 @@ class MMAUnit:
         return self.operand.round(x, overflow="saturate" if self.align == "integer" else "special")
 
     def dot(
-        self, a: Shaped[Tensor, "*batch k"], b: Shaped[Tensor, "*batch k"], c: Shaped[Tensor, "*batch"] | float = 0.0
+        self,
+        a: Shaped[Tensor, "*batch k"],
+        b: Shaped[Tensor, "*batch k"],
+        c: Shaped[Tensor, "*batch"] | float | int = 0.0,
     ) -> Shaped[Tensor, "*batch"]:
         """``a · b + c`` for every row. Raises as ``mma`` does."""
         if a.shape != b.shape:
             raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must have the same shape")
-        start = torch.as_tensor(c).expand(a.shape[:-1])
+        start = _tensor(c, a).expand(a.shape[:-1])
         return self.mma(a[..., None, :], b[..., :, None], start[..., None, None])[..., 0, 0]
 
     def mma(
         self,
         A: Shaped[Tensor, "*batch m k"],
         B: Shaped[Tensor, "*batch k n"],
-        C: Shaped[Tensor, "*#batch m n"] | float = 0.0,
+        C: Shaped[Tensor, "*#batch m n"] | float | int = 0.0,
     ) -> Shaped[Tensor, "*batch m n"]:
         """``A B + C``: blocks of ``k_step`` along k in order. Batch dimensions must agree.
 
@@ -152,7 +155,7 @@ class MMAUnit:
         if A.shape[-1] == 0 or A.numel() == 0 or B.numel() == 0:
             raise ValueError(f"nothing to multiply: A {tuple(A.shape)}, B {tuple(B.shape)}")
         shape = (*A.shape[:-1], B.shape[-1])
-        start = torch.as_tensor(C, device=A.device)
+        start = _tensor(C, A)
         if self.align == "integer":
             return self._integer(A, B, start.expand(shape))
         a, b = self._checked(A, "A"), self._checked(B, "B")
@@ -173,7 +176,7 @@ class MMAUnit:
         self,
         A: Shaped[Tensor, "m k"],
         B: Shaped[Tensor, "k n"],
-        C: Shaped[Tensor, "m n"] | float = 0.0,
+        C: Shaped[Tensor, "m n"] | float | int = 0.0,
         tile: tuple[int, int, int] = (16, 8, 16),
         *,
         pad: bool = False,
@@ -190,7 +193,7 @@ class MMAUnit:
         if any(rest) and not pad:
             raise ValueError(f"(m, n, k) = {sizes} is no multiple of the tile {tile}; use pad=True to fill with zeros")
         A, B = pad_zeros(A, (0, rest[2], 0, rest[0])), pad_zeros(B, (0, rest[1], 0, rest[2]))
-        D = pad_zeros(torch.as_tensor(C).expand(sizes[0], sizes[1]), (0, rest[1], 0, rest[0]))
+        D = pad_zeros(_tensor(C, A).expand(sizes[0], sizes[1]), (0, rest[1], 0, rest[0]))
         if self.align == "max":
             for k in range(0, A.shape[1], tile[2]):  # an instruction starts from the last one's result
                 D = self.mma(A[:, k : k + tile[2]], B[k : k + tile[2]], D)
@@ -268,6 +271,13 @@ class MMAUnit:
         precision = min(self.accumulator.mantissa_bits, self.fraction_bits)
         rounded = round_integer(whole, anchor - self.fraction_bits, self.accumulator, self.out_round, precision)
         return rounded if special is None else torch.where(torch.isfinite(special), rounded, special)
+
+
+def _tensor(c: Tensor | float | int, like: Tensor) -> Tensor:
+    """A Python number without loss, on the device of ``like``."""
+    if isinstance(c, Tensor):
+        return c
+    return torch.tensor(c, dtype=torch.float64 if isinstance(c, float) else torch.int64, device=like.device)
 
 
 def _without_specials(
