@@ -159,7 +159,7 @@ def _chain_figure(records: pd.DataFrame) -> Figure:
     if history.empty:
         plotting.empty(ax)
         return fig
-    plotting.log_axis(ax, "y")
+    plotting.log_axis(ax, "y", ticks=(2e-4, 5e-4, 1e-3, 2e-3, 5e-3))
     history = history[history["step"] > 1]
     plotting.series(ax, history, "step", "value")
     overflow = part.dropna(subset=["first_overflow"]) if "first_overflow" in part else part.iloc[:0]
@@ -201,16 +201,13 @@ def _network_figure(records: pd.DataFrame) -> Figure:
         return fig
     ax.set_xscale("log")
     methods = list(part.groupby("method")["output_error"].mean().sort_values().index)
-    for y, method in enumerate(methods):
-        mine, look = part[part["method"] == method], plotting.style(method)
-        total, own = float(mine["output_error"].mean()), float(mine["arithmetic_error"].mean())
-        ax.plot(total, y, linestyle="none", marker="o", markersize=6, color=look["color"],
-                label="whole error of the outputs")  # fmt: skip
-        if own > 0:
-            ax.plot([own, total], [y, y], color="#BBBBBB", linewidth=1, zorder=1)
-            ax.plot(own, y, linestyle="none", marker="o", markersize=6, markerfacecolor="white", color=look["color"],
-                    label="arithmetic of the unit, worst layer")  # fmt: skip
-    ax.set_yticks(range(len(methods)), [plotting.label(method) for method in methods])
+    total, own = (part.groupby("method")[name].mean()[methods] for name in ("output_error", "arithmetic_error"))
+    places = range(len(methods))
+    ax.hlines(places, own, total, color="#BBBBBB", linewidth=1, zorder=1)
+    dots = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#0072B2"}
+    ax.plot(own, places, label="arithmetic of the unit, worst layer", markerfacecolor="white", **dots)
+    ax.plot(total, places, label="whole error of the outputs", **dots)
+    ax.set_yticks(list(places), [plotting.label(method) for method in methods])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.set_xlabel("relative error (l2)")
     plotting.legend(fig, ncols=1)

@@ -31,7 +31,7 @@ REDUCTIONS = {
     "torch matmul": lambda x: x @ torch.ones_like(x),
     "numpy.sum": lambda x: x.numpy().sum(),
 }
-COLUMNS = ("ampere_fp16", "turing_fp16", "volta_fp16", "ampere_bf16", "ampere_tf32", "hopper_fp16", "hopper_bf16",
+COLUMNS = ("volta_fp16", "turing_fp16", "ampere_fp16", "ampere_bf16", "ampere_tf32", "hopper_fp16", "hopper_bf16",
            "hopper_tf32", "ieee_fma_chain", "exact")  # fmt: skip
 
 

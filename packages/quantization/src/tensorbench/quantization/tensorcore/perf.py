@@ -145,14 +145,16 @@ def ldmatrix_cycles(addresses: Sequence[int], base_cycles_per_matrix: int = 1) -
 def row_addresses(stride_bytes: int, matrices: int = 1, swizzle: bool = False) -> list[int]:
     """Addresses of the rows of 8 × 8 tiles that lie below each other with ``stride_bytes`` between rows.
 
-    ``swizzle`` exchanges the 16-byte columns by the row number (exclusive or), which avoids the conflicts of strides of
-    128 bytes and multiples.
+    ``swizzle`` exchanges the 16-byte columns of a 128-byte line by the row number (exclusive or), which avoids the
+    conflicts of strides of 128 bytes and multiples.
 
     Raises:
-        ValueError: a stride that is not a positive multiple of 16.
+        ValueError: a stride that is not a positive multiple of 16, or with swizzle of 128.
     """
     if stride_bytes < ROW_BYTES or stride_bytes % ROW_BYTES:
         raise ValueError(f"stride {stride_bytes} must be a positive multiple of 16 bytes")
+    if swizzle and stride_bytes % (BANKS * BANK_BYTES):
+        raise ValueError(f"stride {stride_bytes}: swizzling exchanges columns of lines of {BANKS * BANK_BYTES} bytes")
     rows: Iterable[int] = range(ROWS * matrices)
     return [row * stride_bytes + (ROW_BYTES * (row % ROWS) if swizzle else 0) for row in rows]
 
