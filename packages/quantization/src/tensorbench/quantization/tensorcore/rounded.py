@@ -2,8 +2,8 @@
 
 ``round_integer`` takes an exact sum ``S · 2^lsb`` (``|S| < 2^62``) to the format's grid, towards zero or to nearest,
 ties to even, with subnormals; beyond the largest number it gives infinity in both modes, as matrix units do. ``fma``
-rounds ``a b + c`` once: for short significands through a float64 sum rounded to odd (Boldo and Melquiond, "Emulation of FMA
-and correctly rounded sums", IEEE Trans. Computers 57(4), 2008), in float64 by their algorithm on error-free
+rounds ``a b + c`` once: for short significands through a float64 sum rounded to odd (Boldo and Melquiond, "Emulation
+of FMA and correctly rounded sums", IEEE Trans. Computers 57(4), 2008), in float64 by their algorithm on error-free
 transformations.
 """
 
