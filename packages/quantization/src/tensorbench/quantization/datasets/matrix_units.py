@@ -230,4 +230,5 @@ def instruction_table(*, seed: int, architecture: str = "a100", path: str = "") 
 def mma_blocks(*, seed: int, blocks: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """Normal operands (blocks, 16, 16) and (blocks, 16, 8)."""
     rng = np.random.default_rng(seed)
-    return tuple(rng.standard_normal((blocks, 16, n)).astype(np.float32) for n in (16, 8))
+    left, right = (rng.standard_normal((blocks, 16, n)).astype(np.float32) for n in (16, 8))
+    return left, right

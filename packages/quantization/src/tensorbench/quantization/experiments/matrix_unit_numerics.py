@@ -31,9 +31,9 @@ def _operations(run: Run, unit: MMAUnit, data: dict[str, int]) -> None:
         run.log(**{f"{name}_{init}": value for name, value in errors.items()})
     run.log(products_exact=run.metrics["multiplication_low"] == 0)
     lengths = range(1, data["longest"] + 1)
-    errors = chain_error(unit, lengths, data["chains"], seed=data["seed"]).mean(dim=0)
-    finite = torch.isfinite(errors)
-    for length, error, fine in zip(lengths, errors.tolist(), finite.tolist(), strict=True):
+    chains = chain_error(unit, lengths, data["chains"], seed=data["seed"]).mean(dim=0)
+    finite = torch.isfinite(chains)
+    for length, error, fine in zip(lengths, chains.tolist(), finite.tolist(), strict=True):
         if fine:
             run.log(step=length, chain_error=error)
     run.log(stays_finite=bool(finite.all()))

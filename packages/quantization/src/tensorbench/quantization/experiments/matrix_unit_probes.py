@@ -6,7 +6,7 @@ Every method is a generation with several units. Probe results and trees go into
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import networkx as nx
@@ -26,7 +26,7 @@ from tensorbench.quantization.tensorcore.unit import MMAUnit
 FAILED_BY_AMPERE = {  # of Volta's edition, on an A10 and an RTX 3080
     "sum in fp32", "anchored at the largest", "bits below fp32", "no normalising, subtraction", "not monotonic",
 }  # fmt: skip
-REDUCTIONS = {
+REDUCTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "torch.sum": torch.sum,
     "torch matmul": lambda x: x @ torch.ones_like(x),
     "numpy.sum": lambda x: x.numpy().sum(),
@@ -242,5 +242,5 @@ def _draw(ax: Axes, tree: nx.DiGraph, root: Any) -> None:
         ax.plot([x0, x1], [y0, y1], color="#888888", linewidth=0.6, zorder=1)
     leaves = np.array([p for n, p in place.items() if tree.out_degree(n) == 0])
     inner = np.array([p for n, p in place.items() if tree.out_degree(n)])
-    ax.scatter(*leaves.T, s=7, color="#404040", zorder=2, linewidth=0)
-    ax.scatter(*inner.T, s=13, facecolor="white", edgecolor="#0072B2", zorder=3, linewidth=0.9)
+    ax.scatter(leaves[:, 0], leaves[:, 1], s=7, color="#404040", zorder=2, linewidth=0)
+    ax.scatter(inner[:, 0], inner[:, 1], s=13, facecolor="white", edgecolor="#0072B2", zorder=3, linewidth=0.9)

@@ -221,8 +221,10 @@ def _rounding(dot: Dot, unit: Unit, bits: int) -> str:
     """3 + (1 + 3 ulp): three quarters of the result's last place are left over."""
     mantissa = min({"fp64": 52, "fp16": 10}.get(unit.acc_fmt, 23), bits)
     step = 2.0**-mantissa
-    up = tuple(abs(dot([1.5], [2.0 * s], s * (1 + 3 * step))) > 4 for s in (1.0, -1.0))
-    return {(True, True): "RN", (False, False): "RZ", (True, False): "RU", (False, True): "RD"}[up]
+    positive, negative = (abs(dot([1.5], [2.0 * s], s * (1 + 3 * step))) > 4 for s in (1.0, -1.0))
+    if positive:
+        return "RN" if negative else "RU"
+    return "RD" if negative else "RZ"
 
 
 def _carry(dot: Dot, unit: Unit, k_step: int, bits: int) -> int:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 from tensorbench.quantization.formats import FloatFormat
+from tensorbench.quantization.rounding import Rounding
 
 UnitRounding = Literal["RZ", "RN"]
 FP64 = FloatFormat("fp64", 11, 52, 1023, "ieee")
-_MODES = {"RZ": "zero", "RN": "even"}
+_MODES: dict[str, Rounding] = {"RZ": "zero", "RN": "even"}
 
 
 def power_of_two(exponent: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
