@@ -1,0 +1,2 @@
+"""What matrix units really compute: a simulator exact to the bit, probes, summation orders, error profiles, a speed
+model."""
