@@ -1,9 +1,10 @@
 """What an array is made of, and what all of it does while it multiplies two matrices.
 
-Parts: ``convert`` and ``encode`` (the recoder), ``decode`` and ``select`` (rows of partial products), ``tree`` and ``adder``
-(the sum), ``adder tree`` (between multipliers of one dot product), ``operands`` and ``sums`` (registers), ``wires`` (a
-broadcast operand's way to each multiplier). Toggles are counted gate by gate on the cycles of the array's own simulation,
-without glitches. ``Circuits`` says which netlists stand behind the parts; ``synthesis.Synthesised`` has those of Yosys.
+Parts: ``convert`` and ``encode`` (the recoder), ``decode`` and ``select`` (rows of partial products), ``tree`` and
+``adder`` (the sum), ``adder tree`` (between multipliers of one dot product), ``operands`` and ``sums`` (registers),
+``wires`` (a broadcast operand's way to each multiplier). Toggles are counted gate by gate on the cycles of the
+array's own simulation, without glitches. ``Circuits`` says which netlists stand behind the parts;
+``synthesis.Synthesised`` has those of Yosys.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _bit_toggles(values: Int[np.ndarray, "cycles lanes"], bits: int) -> int:
 
 
 def trace_activity(array: Array, trace: Trace, circuits: Circuits = UNIT) -> Activity:
-    """Everything that a tile's cycles do. Cycles are those between the trace's first and last, which are idle."""
+    """Everything that a tile's cycles do; its first and last cycle are idle and do not count as such."""
     counted: Counter[tuple[str, str]] = Counter()
     edge = array.placement == "edge"
     a = array.encoder.encode(trace.a).packed if edge else trace.a
@@ -145,11 +146,21 @@ def _tree_toggles(array: Array, trace: Trace, circuits: Circuits) -> Counter[tup
 def measure(array: Array, A: Int[np.ndarray, "m k"], B: Int[np.ndarray, "k n"], circuits: Circuits = UNIT) -> Activity:
     """Toggles and clocked registers of ``array.run(A, B)``."""
     result = array.run(A, B, trace=True)
-    total = Activity(Counter(), Counter(), 0, 0)
-    for trace in result.traces:
-        total = total + trace_activity(array, trace, circuits)
-    extra = result.cycles - total.cycles  # cycles that load weights
-    return Activity(total.toggles, total.clocked + _clocked(array, extra), result.cycles, result.macs)
+    counted: Counter[tuple[str, str]] = Counter()
+    for trace in _together(result.traces):
+        counted += trace_activity(array, trace, circuits).toggles
+    return Activity(counted, _clocked(array, result.cycles), result.cycles, result.macs)
+
+
+_LARGEST = 2_000_000  # operands at a time
+
+
+def _together(traces: list[Trace]) -> Iterator[Trace]:
+    """Tiles one after the other as one trace; between two of them everything is idle."""
+    while traces:
+        many = max(1, min(len(traces), _LARGEST // traces[0].a.size))
+        yield Trace(*(np.concatenate(column) for column in zip(*traces[:many], strict=True)))
+        traces = traces[many:]
 
 
 def energy(array: Array, A: np.ndarray, B: np.ndarray, model: GateModel | None = None) -> dict[str, float]:

@@ -3,17 +3,18 @@
 A is the operand that is recoded, in every cell (``placement="cell"``) or once per shared operand at the array's edge
 (``"edge"``, arXiv 2404.11887). All arrays cut the matrices into tiles and fill the last ones with zeros.
 
-- ``Matrix2D``: a column of A and a row of B are broadcast each cycle; a cell accumulates one element of C. K cycles a tile.
-- ``Array1D2D``: ``rows`` lanes of ``cols`` multipliers and an adder tree each; a row of A is broadcast to all lanes, which
-  hold a column of B each. One cycle a row of A.
-- ``SystolicOS``: A moves right, B moves down, C stays (output stationary). K + rows + cols - 2 cycles a tile.
-- ``SystolicWS``: B stays (weight stationary), A moves right, sums move down. M + rows + cols - 2 cycles a tile, and ``rows``
-  to load B.
-- ``Cube3D``: ``rows × cols`` dot products of length ``depth`` and an adder tree each, A and B broadcast. K / depth cycles a
+- ``Matrix2D``: a column of A and a row of B are broadcast each cycle; a cell accumulates one element of C. K cycles a
   tile.
+- ``Array1D2D``: ``rows`` lanes of ``cols`` multipliers and an adder tree each; a row of A is broadcast to all lanes,
+  which hold a column of B each. One cycle a row of A.
+- ``SystolicOS``: A moves right, B moves down, C stays (output stationary). K + rows + cols - 2 cycles a tile.
+- ``SystolicWS``: B stays (weight stationary), A moves right, sums move down. M + rows + cols - 2 cycles a tile, and
+  ``rows`` to load B.
+- ``Cube3D``: ``rows × cols`` dot products of length ``depth`` and an adder tree each, A and B broadcast. K / depth
+  cycles a tile.
 
-A tile's ``Trace`` holds what every multiplier saw, from which the energy follows: an idle cycle before it and one after, in
-which everything is zero, make up for the pause between tiles.
+A tile's ``Trace`` holds what every multiplier saw, from which the energy follows: an idle cycle before it and one
+after, in which everything is zero, make up for the pause between tiles.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Trace(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The product, the cycles it took, the multiplications that were wanted, and a trace for every tile if asked for."""
+    """The product, the cycles it took, the multiplications that were wanted, and a trace for every tile if asked
+    for."""
 
     c: Int[np.ndarray, "m n"]
     cycles: int
@@ -368,8 +370,8 @@ ARRAYS: dict[str, type[Array]] = {c.name: c for c in (Matrix2D, Array1D2D, Systo
 
 
 def make_array(name: str, multipliers: int, **options) -> Array:
-    """An array by name with about as many rows as columns: 256, 1024 and 4096 multipliers at 500 MHz make the paper's 256
-    GOPS, 1 and 4 TOPS. Raises ValueError for an unknown name, or a number that is not a power of two."""
+    """An array by name with about as many rows as columns: 256, 1024 and 4096 multipliers at 500 MHz make the paper's
+    256 GOPS, 1 and 4 TOPS. Raises ValueError for an unknown name, or a number that is not a power of two."""
     if name not in ARRAYS:
         raise ValueError(unknown("array", name, ARRAYS))
     power = multipliers.bit_length() - 1

@@ -1,16 +1,16 @@
 """The circuits of recoders, multipliers and adders as netlists of unit gates (n-bit operands, two's complement).
 
-A multiplier is: recoder, selection of a multiple in each digit's row, a tree of full adders that leaves two rows, and one
-carry-propagate adder. A row's sign bit is inverted and its weight collected in one constant (no sign extension); a negative
-multiple is the inverted row plus a one at its lowest place.
+A multiplier is: recoder, selection of a multiple in each digit's row, a tree of full adders that leaves two rows, and
+one carry-propagate adder. A row's sign bit is inverted and its weight collected in one constant (no sign extension);
+a negative multiple is the inverted row plus a one at its lowest place.
 
 The Booth cell comes in two forms. ``textbook`` writes the three control bits as sums of products (12 gates a digit with
 inverters) and gives no negative zero; ``factored`` is ``one = b ^ a, two = (c ^ b) & ~one, neg = c`` (four gates). Which of
 them a synthesiser would leave decides how much there is to save, so both are costed.
 
-EN-T's recoder starts with the conversion to sign and magnitude, which its n/2 - 1 cells do not count; here it is a part of
-its own (``convert``). Its two-bit digits need a small decoder in every multiplier (part ``decode``); Booth's three bits are
-the selection lines themselves.
+EN-T's recoder starts with the conversion to sign and magnitude, which its n/2 - 1 cells do not count; here it is a
+part of its own (``convert``). Its two-bit digits need a small decoder in every multiplier (part ``decode``); Booth's
+three bits are the selection lines themselves.
 """
 
 from __future__ import annotations

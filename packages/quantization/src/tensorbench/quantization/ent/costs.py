@@ -1,9 +1,9 @@
 """Area and energy from counts of gates and of their toggles: a table that a user can replace.
 
-The areas are those of the smallest drive of the NanGate 45 nm open cell library. The energies are nominal: in proportion to
-the area (1.5 fJ a µm² and toggle of an output, half of that for the two outputs of an adder), 2 fJ a register and clock
-cycle, 2.5 fJ a toggle and multiplier that a broadcast wire reaches. Ratios of designs are what they are for; leakage,
-drive strength, placement and timing are not modelled.
+The areas are those of the smallest drive of the NanGate 45 nm open cell library. The energies are nominal: in
+proportion to the area (1.5 fJ a µm² and toggle of an output, half of that for the two outputs of an adder), 2 fJ a
+register and clock cycle, 2.5 fJ a toggle and multiplier that a broadcast wire reaches. Ratios of designs are what
+they are for; leakage, drive strength, placement and timing are not modelled.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class GateModel:
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of merit of an array on a piece of work; GOPS count a multiplication and an addition as two operations."""
+    """Figures of merit of an array on a piece of work; GOPS count a multiplication and an addition as two
+    operations."""
 
     area_um2: float
     energy_fj: float

@@ -1,8 +1,8 @@
 """Multipliers and multiply-accumulate units on integers: what the circuits compute, step by step and vectorised.
 
-Partial products are digit times multiplicand, shifted; a tree of 3:2 compressors leaves a sum and a carry row; one addition
-ends it. With ``carry_save`` the accumulator keeps both rows and is added up once at the end (arXiv 2404.11887, section on
-the multiplier; the carry-save accumulator is that of the authors' later engines).
+Partial products are digit times multiplicand, shifted; a tree of 3:2 compressors leaves a sum and a carry row; one
+addition ends it. With ``carry_save`` the accumulator keeps both rows and is added up once at the end (arXiv
+2404.11887, section on the multiplier; the carry-save accumulator is that of the authors' later engines).
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class CompressorTree:
 
     @property
     def compressors_4_2(self) -> int:
-        """4:2 compressors (two full adders each) in place of pairs of 3:2; an odd row takes a 3:2 that is not counted."""
-        return max(0, self.rows - 2) // 2 * self.width
+        """4:2 compressors (two full adders each) in place of pairs of 3:2; an odd row takes a 3:2 that is not
+        counted.""" return max(0, self.rows - 2) // 2 * self.width
 
     @property
     def depth(self) -> int:

@@ -1,8 +1,8 @@
 """Combinational netlists of unit gates: built in Python, counted, and simulated 64 lanes to a machine word.
 
-One representation serves four ends: the area (a count of gates), the activity (how often each gate's output changes from
-one cycle to the next, without glitches), an oracle for generated Verilog (a synthesised netlist is read back into it) and
-the exhaustive check of a circuit against integer arithmetic.
+One representation serves four ends: the area (a count of gates), the activity (how often each gate's output changes
+from one cycle to the next, without glitches), an oracle for generated Verilog (a synthesised netlist is read back
+into it) and the exhaustive check of a circuit against integer arithmetic.
 
 Signals are numbers: 0 and 1 are the constants, inputs follow, then gate outputs in topological order.
 """
@@ -51,7 +51,8 @@ class Gate:
 
 @dataclass
 class Netlist:
-    """Ports by name, each a list of signals from the lowest bit, and gates in the order in which they can be evaluated."""
+    """Ports by name, each a list of signals from the lowest bit, and gates in the order in which they can be
+    evaluated."""
 
     inputs: dict[str, list[int]] = field(default_factory=dict)
     outputs: dict[str, list[int]] = field(default_factory=dict)

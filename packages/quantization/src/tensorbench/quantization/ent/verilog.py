@@ -1,7 +1,7 @@
 """Verilog of recoders, multipliers, cells and arrays.
 
-Written as a designer would, with ``+`` for the sums, so that the synthesiser chooses adders and trees: an independent design
-to compare the unit-gate circuits with. No reset; ``clear`` starts a new sum.
+Written as a designer would, with ``+`` for the sums, so that the synthesiser chooses adders and trees: an independent
+design to compare the unit-gate circuits with. No reset; ``clear`` starts a new sum.
 """
 
 from __future__ import annotations
@@ -171,8 +171,9 @@ def cell_module(array: Array, booth: BoothForm = "factored") -> str:
 def array_module(array: Array, booth: BoothForm = "factored") -> str:
     """Module ``array`` of the broadcast matrix or a systolic array. Operands enter side by side, the first one lowest.
 
-    Ports: ``clk, a, b``, then ``clear`` and ``sums`` (all cells, row by row), or for the weight-stationary array ``load``
-    (weights move down while it is set) and ``sums`` of the bottom row. The inputs must be skewed by whoever drives it.
+    Ports: ``clk, a, b``, then ``clear`` and ``sums`` (all cells, row by row), or for the weight-stationary array
+    ``load`` (weights move down while it is set) and ``sums`` of the bottom row. The inputs must be skewed by whoever
+    drives it.
 
     Raises:
         ValueError: an array without a generator.
