@@ -63,9 +63,7 @@ class BlockSpec:
             raise ValueError(unknown("scale mode", str(self.scale_mode), SCALE_MODES))
         if (self.scale_mode in POWER_MODES) != power:
             allowed = POWER_MODES if power else ("nearest", "up")
-            raise ValueError(
-                f"scale mode {self.scale_mode!r} does not fit {self.scale}; use one of {', '.join(allowed)}"
-            )
+            raise ValueError(f"scale mode {self.scale_mode!r} does not fit {self.scale}; use one of {', '.join(allowed)}")
         sizes = self.block if isinstance(self.block, tuple) else (self.block,)
         if any(size is not None and (isinstance(size, bool) or size < 1) for size in sizes) or len(sizes) > 2:
             raise ValueError(f"block {self.block!r} must be a positive number, a pair of them, or None")
@@ -152,9 +150,7 @@ def to_blocks(
         moved = torch.nn.functional.pad(moved, (0, right, 0, down))
     *lead, rows, columns = moved.shape
     tiles = moved.reshape(*lead, rows // height, height, columns // width, width).transpose(-3, -2)
-    return tiles.reshape(*lead, rows // height, columns // width, height * width), Layout(
-        x.shape, axis, (height, width)
-    )
+    return tiles.reshape(*lead, rows // height, columns // width, height * width), Layout(x.shape, axis, (height, width))
 
 
 @dataclass(frozen=True)

@@ -252,9 +252,7 @@ def floating(x: Tensor) -> Tensor:
 def _look_up(form: Format, table: Tensor, codes: Tensor, dtype: torch.dtype) -> Tensor:
     index = codes.to(torch.int64)
     if index.numel() and not (0 <= int(index.min()) and int(index.max()) < len(table)):
-        raise ValueError(
-            f"codes of {form.name} are 0 to {len(table) - 1}, got {int(index.min())} to {int(index.max())}"
-        )
+        raise ValueError(f"codes of {form.name} are 0 to {len(table) - 1}, got {int(index.min())} to {int(index.max())}")
     return table.to(device=codes.device, dtype=dtype)[index]
 
 

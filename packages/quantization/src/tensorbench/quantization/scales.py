@@ -28,7 +28,9 @@ SCALE_MODES: tuple[ScaleMode, ...] = get_args(ScaleMode)
 POWER_MODES = ("floor", "rceil", "ceil", "even")
 
 
-def power_exponent(amax: Float[Tensor, "*blocks"], form: Format, mode: ScaleMode = "rceil") -> Int[Tensor, "*blocks"]:
+def power_exponent(
+    amax: Float[Tensor, "*blocks"], form: Format, mode: ScaleMode = "rceil"
+) -> Int[Tensor, "*blocks"]:
     """Exponent e of the scale 2^e of each block, clamped to [-127, 127]; -127 for a block of zeros.
 
     ``amax`` must be finite and not negative (NaN and infinity are the caller's, see ``blocks``).

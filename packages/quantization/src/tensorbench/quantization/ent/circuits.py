@@ -5,8 +5,8 @@ one carry-propagate adder. A row's sign bit is inverted and its weight collected
 a negative multiple is the inverted row plus a one at its lowest place.
 
 The Booth cell comes in two forms. ``textbook`` writes the three control bits as sums of products (12 gates a digit with
-inverters) and gives no negative zero; ``factored`` is ``one = b ^ a, two = (c ^ b) & ~one, neg = c`` (four gates). Which of
-them a synthesiser would leave decides how much there is to save, so both are costed.
+inverters) and gives no negative zero; ``factored`` is ``one = b ^ a, two = (c ^ b) & ~one, neg = c`` (four gates).
+Which of them a synthesiser would leave decides how much there is to save, so both are costed.
 
 EN-T's recoder starts with the conversion to sign and magnitude, which its n/2 - 1 cells do not count; here it is a
 part of its own (``convert``). Its two-bit digits need a small decoder in every multiplier (part ``decode``); Booth's
@@ -70,7 +70,8 @@ def _recode_mbe(net: Netlist, x: list[int], booth: BoothForm) -> list[int]:
 
 
 def _recode_csd(net: Netlist, x: list[int]) -> list[int]:
-    """carry_i+1 = majority(x_i, x_i+1, carry_i); digit i is nonzero where x_i differs from carry_i, negative with x_i+1."""
+    """Carry i + 1 = majority(x_i, x_i+1, carry i); digit i is nonzero where x_i differs from its carry, negative with
+    x_i+1."""
     code, carry = [], ZERO
     for i, bit in enumerate(x):
         above = x[min(i + 1, len(x) - 1)]
@@ -165,8 +166,8 @@ def encoder_circuit(kind: str, n: int = 8, booth: BoothForm = "factored") -> Net
 def mac_circuit(
     kind: str, n: int = 8, *, edge: bool = False, accumulator: int = 32, booth: BoothForm = "factored"
 ) -> Netlist:
-    """``out = acc + a · b`` modulo 2^accumulator, in one tree and one carry-propagate adder; no ``acc`` of width 2n is a
-    multiplier's (``accumulator=0``).
+    """``out = acc + a · b`` modulo 2^accumulator, in one tree and one carry-propagate adder (``accumulator=0``: no
+    ``acc``, 2n bits).
 
     Inputs ``a`` (the operand, or with ``edge`` its code), ``b`` and ``acc``.
     """

@@ -5,9 +5,9 @@ shared by many multipliers the recoder can stand at the edge of the array; what 
 matters.
 
 - **EN-T** (Wu, Gui, Zeng, Wang, Liang, Jin: EN-T, IEEE ICCD 2024, arXiv 2404.11887): sign and magnitude m = |x|, digits
-  b_i of two bits; carry c_i = (b_{i-1} = 3) or (b_{i-1} >= 2 and c_{i-1}), c_1 from c_0 = 0; code e_i = (b_i + c_i) mod 4,
-  where 3 means -1. Digits {-1, 0, 1, 2}, n + 1 bits with the sign, n/2 - 1 cells. The most negative number keeps its
-  magnitude 2^(n-1), as in the authors' Verilog.
+  b_i of two bits; carry c_i = (b_{i-1} = 3) or (b_{i-1} >= 2 and c_{i-1}), c_1 from c_0 = 0; code e_i = (b_i + c_i)
+  mod 4, where 3 means -1. Digits {-1, 0, 1, 2}, n + 1 bits with the sign, n/2 - 1 cells. The most negative number
+  keeps its magnitude 2^(n-1), as in the authors' Verilog.
 - **MBE** (modified Booth, radix 4): digits {-2, ..., 2} of overlapping triples, three control bits (neg, two, one)
   each: 3n/2 bits, n/2 cells.
 - **CSD**: digits {-1, 0, 1}, no two neighbours nonzero, two bits (neg, one) each: 2n bits.

@@ -69,7 +69,8 @@ class CompressorTree:
     @property
     def compressors_4_2(self) -> int:
         """4:2 compressors (two full adders each) in place of pairs of 3:2; an odd row takes a 3:2 that is not
-        counted.""" return max(0, self.rows - 2) // 2 * self.width
+        counted."""
+        return max(0, self.rows - 2) // 2 * self.width
 
     @property
     def depth(self) -> int:

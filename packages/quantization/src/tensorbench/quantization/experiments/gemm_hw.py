@@ -29,6 +29,13 @@ from tensorbench.quantization.ent.network import network_energy
 log = logging.getLogger(__name__)
 METHODS = {"recoder": "recoder"}
 BASELINE = "cell_mbe"
+LABELS = {
+    "matrix2d": "broadcast",
+    "array1d2d": "adder trees",
+    "systolic_os": "systolic, OS",
+    "systolic_ws": "systolic, WS",
+    "cube3d": "cube",
+}
 PAPER = {"area": {256: 8.7, 1024: 12.2, 4096: 11.0}, "energy": {256: 13.0, 1024: 17.5, 4096: 15.5}}
 SPREAD = 0.3
 
@@ -183,7 +190,8 @@ def _sensitivity(over: str) -> Callable[[pd.DataFrame], list[float]]:
 
 def worst_in_sensitivity(records: pd.DataFrame) -> list[float]:
     """Per seed, the smallest mean gain (%), of area or energy efficiency, when registers and adders cost 30 % more or
-    less.""" return _sensitivity(BASELINE)(records)
+    less."""
+    return _sensitivity(BASELINE)(records)
 
 
 def worst_in_sensitivity_textbook(records: pd.DataFrame) -> list[float]:
@@ -226,7 +234,7 @@ def _gains_figure(records: pd.DataFrame) -> Figure:
                     ax.plot([at[-1] - 0.12, at[-1] + 0.12], [PAPER[kind][int(size)]] * 2, color="black", linewidth=1.4,
                             label="the paper's mean")  # fmt: skip
             ax.axhline(0, color="#444444", linewidth=0.7)
-            ax.set_xticks(range(len(places)), [plotting.label(p) for p in places], rotation=25, ha="right",
+            ax.set_xticks(range(len(places)), [LABELS.get(p, p) for p in places], rotation=25, ha="right",
                           rotation_mode="anchor")  # fmt: skip
             ax.grid(False, axis="x")
             ax.set_title(words if row == 0 else "")
@@ -268,7 +276,8 @@ def _network_figure(records: pd.DataFrame) -> Figure:
     if shown.empty:
         plotting.empty(ax, "no network among the datasets")
         return fig
-    long = shown.melt(["dataset", "method", "seed"], list(columns), "array", "nj").replace({"array": columns})
+    words = {key: LABELS[name] for key, name in columns.items()}
+    long = shown.melt(["dataset", "method", "seed"], list(columns), "array", "nj").replace({"array": words})
     plotting.bars(ax, long, "nj", group="array")
     ax.set_ylabel("energy of one inference (nJ)")
     plotting.legend(fig)
