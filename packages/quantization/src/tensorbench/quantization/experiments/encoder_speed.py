@@ -1,7 +1,7 @@
 """How fast operands are recoded and arrays simulated, in one process on one thread.
 
-The peer of the recoder is what the equations say digit by digit, in NumPy; the peer of the array is NumPy's integer matrix
-product, which counts no cycle.
+The peer of the recoder is what the equations say digit by digit, in NumPy; the peer of the array is NumPy's integer
+matrix product, which counts no cycle.
 """
 
 from __future__ import annotations
