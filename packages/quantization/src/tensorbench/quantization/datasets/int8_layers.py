@@ -33,7 +33,7 @@ def _trained(data: LabelledImages, seed: int, steps: int, images: int, rows: int
     import torch
     from torch.nn import functional
 
-    from tensorbench.core.training import train
+    from tensorbench.core.training import fit
     from tensorbench.quantization.ent.network import int8_inference, small_cnn
 
     x, test = (torch.tensor(part, dtype=torch.float32)[:, None] for part in (data.train_images, data.test_images))
@@ -48,7 +48,7 @@ def _trained(data: LabelledImages, seed: int, steps: int, images: int, rows: int
             pick = torch.randint(len(x), (64,), generator=generator)
             yield x[pick], y[pick]
 
-    train(
+    fit(
         model,
         batches(),
         lambda net, batch: functional.cross_entropy(net(batch[0]), batch[1]),

@@ -22,7 +22,7 @@ Overflow = Literal["wrap", "saturate"]
 
 def wrap(x: Int[np.ndarray, "*shape"], bits: int) -> Int[np.ndarray, "*shape"]:
     """The low ``bits`` bits, read as two's complement."""
-    return ((x + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1))
+    return np.asarray(((x + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1)))
 
 
 def accumulate(
@@ -33,7 +33,7 @@ def accumulate(
         return wrap(total + term, bits)
     if overflow != "saturate":
         raise ValueError(unknown("overflow", overflow, ("wrap", "saturate")))
-    return np.clip(total + term, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return np.asarray(np.clip(total + term, -(1 << (bits - 1)), (1 << (bits - 1)) - 1))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class MAC:
             product = Multiplier(self.encoder).from_code(packed, y)
             total = np.zeros(product.shape[:-1], dtype=np.int64)
             for k in range(product.shape[-1]):
-                total = accumulate(total, product[..., k], self.bits, self.overflow)
+                total = accumulate(total, np.asarray(product[..., k]), self.bits, self.overflow)
             return total
         rows = PartialProduct(self.encoder)(packed, y)
         tree = CompressorTree(rows.shape[-1] + 2, self.bits)

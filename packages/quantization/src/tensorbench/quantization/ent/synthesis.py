@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 
 from tensorbench.core.errors import unknown
 
@@ -139,7 +138,7 @@ def _in_order(cells: Mapping, known: Mapping):
     return [(name, *logic[name]) for name in nx.topological_sort(graph)]
 
 
-def run_clocked(design: Synthesised, inputs: Mapping[str, Int[np.ndarray, " cycles"]]) -> dict[str, list[list[int]]]:
+def run_clocked(design: Synthesised, inputs: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[list[int]]]:
     """Bits of every output before each rising edge, from registers that start at 0; inputs are bits lowest first.
 
     ``inputs[name]`` is cycles × bits (0 or 1); ``clk`` is left out.
