@@ -8,12 +8,12 @@ from tensorbench.quantization.datasets.int8_layers import int8_digits_cnn, norma
 
 
 def test_digits_network():
-    work = int8_digits_cnn(seed=0, steps=60, images=2, rows=8)
+    work = int8_digits_cnn(seed=0, steps=150, images=2, rows=8)
     assert work.float_accuracy > 0.8
     assert abs(work.float_accuracy - work.int8_accuracy) < 0.03
     assert work.A.shape == (8, 144) and work.B.shape == (144, 64)
     assert work.A.min() == 0 and np.abs(work.B).max() == 127
-    again = int8_digits_cnn(seed=0, steps=60, images=2, rows=8)
+    again = int8_digits_cnn(seed=0, steps=150, images=2, rows=8)
     np.testing.assert_array_equal(work.B, again.B)
 
 

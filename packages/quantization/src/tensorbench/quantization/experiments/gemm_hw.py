@@ -279,9 +279,17 @@ def _network_figure(records: pd.DataFrame) -> Figure:
     if shown.empty:
         plotting.empty(ax, "no network among the datasets")
         return fig
+    keys = ["dataset", "seed", "array"]
     words = {key: LABELS[name] for key, name in columns.items()}
     long = shown.melt(["dataset", "method", "seed"], list(columns), "array", "nj").replace({"array": words})
-    plotting.bars(ax, long, "nj", group="array")
-    ax.set_ylabel("energy of one inference (nJ)")
+    wide = long.pivot_table(index=keys, columns="method", values="nj")
+    if BASELINE not in wide:
+        plotting.empty(ax, "nothing to compare with")
+        return fig
+    change = (100 * (wide.div(wide[BASELINE], axis=0) - 1)).drop(columns=BASELINE).stack().rename("change")
+    order = [name for name in records["method"].unique() if name != BASELINE]
+    plotting.bars(ax, change.reset_index(), "change", group="array", order=order, groups=words.values())
+    ax.axhline(0, color="#444444", linewidth=0.7)
+    ax.set_ylabel("energy of one inference\nover Booth in the cell (%)")
     plotting.legend(fig)
     return fig
