@@ -270,10 +270,11 @@ class QuantTensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
         """The decoded tensor; blocks whose scale is NaN are NaN."""
         elements = self.spec.element_format.decode(self.codes, dtype)
-        scale = self._decoded_scales(dtype)[..., None]
+        scale = self.decoded_scales(dtype)[..., None]
         return self.layout.undo(elements * (scale * self.tensor_scale.to(dtype)))
 
-    def _decoded_scales(self, dtype: torch.dtype) -> Tensor:
+    def decoded_scales(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch rows columns"]:
+        """The scale of each block; NaN of a NaN block."""
         if self.spec.scale == "fp32":
             return self.scales.to(torch.int32).view(torch.float32).to(dtype)
         return self.spec.scale_format.decode(self.scales, dtype)
