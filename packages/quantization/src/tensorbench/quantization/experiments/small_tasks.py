@@ -21,7 +21,7 @@ from tensorbench.core.data.shared import LabelledImages, TokenText
 from tensorbench.core.run import Run
 from tensorbench.quantization.datasets.fp4 import Rows
 from tensorbench.quantization.fp4.overhead import pareto
-from tensorbench.quantization.fp4.recipes import Recipe, plain_bf16
+from tensorbench.quantization.fp4.recipes import Recipe
 from tensorbench.quantization.fp4.simulator import (
     Task,
     char_lm_task,
@@ -31,6 +31,7 @@ from tensorbench.quantization.fp4.simulator import (
     simulate,
 )
 from tensorbench.quantization.layers import GemmSpec
+from tensorbench.quantization.recipes import RECIPES
 
 NOT_FP4 = ("fp32", "bf16", "mxfp8")
 
@@ -59,7 +60,7 @@ TASKS: dict[str, Callable[[Any, int], Task]] = {
 }
 METHODS: dict[str, Callable[..., Recipe | GemmSpec | None]] = {
     "fp32": lambda: None,
-    "bf16": plain_bf16,
+    "bf16": lambda: RECIPES["bf16"],
     "recipe": Recipe,
 }
 

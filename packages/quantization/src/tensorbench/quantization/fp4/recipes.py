@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tensorbench.core.errors import unknown
 
 from ..blocks import BlockSpec
-from ..formats import get_format
 from ..layers import GemmSpec, Operand, QuantLinear, convert
 from .block_gradient import SCALE_GRADIENTS, BlockPullback, ScaleGradient
 from .hadamard import Hadamard
@@ -139,16 +138,6 @@ def install(
         assert isinstance(layer, QuantLinear)
         layer.spec = recipe.build(seed + number)
     return names
-
-
-def plain_bf16() -> GemmSpec:
-    """All operands rounded to bfloat16: the usual mixed precision, without its float32 exceptions."""
-    bf16 = get_format("bf16")
-
-    def operand(x: Tensor, axis: int, *, generator: torch.Generator | None = None) -> Tensor:
-        return bf16.round(x)
-
-    return GemmSpec.uniform(operand, name="bf16")
 
 
 MXFP8 = Recipe(elem="e4m3", scale="e8m0", block=32)
