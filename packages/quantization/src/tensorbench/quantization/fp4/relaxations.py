@@ -93,7 +93,7 @@ def _cells(
 
     def locate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         knots = points.to(device=x.device, dtype=x.dtype)
-        index = torch.bucketize(x.detach(), knots, right=True).clamp_(1, len(knots) - 1)
+        index = torch.bucketize(x.detach().contiguous(), knots, right=True).clamp_(1, len(knots) - 1)
         low, width = knots[index - 1], knots[index] - knots[index - 1]
         return low, width, (2 * (x - low) / width - 1).clamp(-1, 1)
 
