@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,28 @@ def test_stable_spam_steps_like_adam_on_a_constant_gradient():
         p.grad = torch.tensor([1.0, -2.0, 3.0, 4.0])
         optimizer.step()
     assert torch.allclose(p.detach(), -0.3 * torch.tensor([1.0, -1.0, 1.0, 1.0]), atol=1e-4)
+
+
+def test_stable_spam_follows_its_equations():
+    """Written out in NumPy for one tensor; ``theta`` low, so that elements are clipped."""
+    lr, beta1, beta2, gamma1, gamma2, theta, eps = 0.1, 0.9, 0.999, 0.7, 0.9, 0.3, 1e-8
+    p = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    optimizer = StableSPAM([p], lr=lr, theta=theta, weight_decay=0.01)
+    w, m, v, top, norm, square = np.zeros(6), np.zeros(6), np.zeros(6), 0.0, 0.0, 0.0
+    for t in range(1, 9):
+        g = np.random.default_rng(t).standard_normal(6) * t**2
+        p.grad = torch.from_numpy(g.copy())
+        optimizer.step()
+        top = theta * top + (1 - theta) * np.abs(g).max()
+        bound = top / (1 - theta**t)
+        g = np.where(np.abs(g) > bound, g / np.abs(g).max() * bound, g)
+        size = np.linalg.norm(g)
+        norm, square = gamma1 * norm + (1 - gamma1) * size, gamma2 * square + (1 - gamma2) * size**2
+        g = g / size * (norm / (1 - gamma1**t)) / (np.sqrt(square / (1 - gamma2**t)) + eps)
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        w = w * (1 - lr * 0.01)
+        w = w - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    assert np.allclose(p.detach().numpy(), w, rtol=1e-10)
 
 
 def test_stable_spam_is_hardly_moved_by_a_spike():

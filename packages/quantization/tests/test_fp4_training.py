@@ -216,6 +216,29 @@ def test_every_gradient_of_rounding_trains(gradient):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"outliers": 0.99},
+        {"absmax": "percentile"},
+        {"absmax": "ema"},
+        {"tensor_scale": 2},
+        {"scale": "e5m2"},
+        {"scale": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_choice_keeps_the_product_and_its_gradients(options):
+    layer, x = nn.Linear(64, 32, bias=False), normal(96, 64)
+    quantised = QuantLinear.of(layer, Recipe(**options).build())
+    for _ in range(2):
+        y = quantised(x)
+    (dw,) = torch.autograd.grad(y.square().sum(), layer.weight)
+    (exact,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    for ours, theirs in ((y, layer(x)), (dw, exact)):
+        assert float(nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) > 0.97
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scale": "e4m4"}, "unknown number format"),

@@ -34,6 +34,19 @@ from tensorbench.quantization.layers import GemmSpec
 from tensorbench.quantization.recipes import RECIPES
 
 NOT_FP4 = ("fp32", "bf16", "mxfp8")
+ORDER = (
+    "bf16",
+    "mxfp8",
+    "mxfp4",
+    "e4m3",
+    "ue5m3",
+    "ue5m3_held",
+    "tensor",
+    "tensor_sr",
+    "tensor_h",
+    "combined",
+    "tensor_dge",
+)
 
 
 def _regression(data: Rows, seed: int) -> Task:
@@ -182,7 +195,7 @@ def _pareto(records: pd.DataFrame) -> Figure:
             ax.axhspan(-band, band, color="#EEEEEE", zorder=0)
         ax.axhline(0, color="#888888", linewidth=0.7)
         points = {}
-        for method in [m for m in gaps.columns if m != "fp32"]:
+        for method in [name for name in ORDER if name in gaps.columns]:
             mean, half = _interval(gaps.loc[task][method])
             if np.isnan(mean):
                 continue
