@@ -110,11 +110,24 @@ def ask_torchao(x: np.ndarray, blocks: np.ndarray) -> Iterator[tuple[str, bool]]
                                              elements.reshape(data.shape)[normal])  # fmt: skip
 
 
+def ask_definition(x: np.ndarray, blocks: np.ndarray) -> Iterator[tuple[str, bool]]:
+    """Scales rounded up: the smallest 2^e that saturates nothing, by comparing numbers that float64 holds exactly."""
+    amax = torch.from_numpy(blocks).abs().amax(-1).double()
+    amax = amax[torch.isfinite(amax)]
+    for elem in ("e5m2", "e4m3", "e3m2", "e2m3", "e2m1"):
+        near = one_above_powers(elem).double()
+        for numbers in (amax, near):
+            e = power_exponent(numbers.float(), get_format(elem), "rceil")
+            reach = torch.ldexp(torch.full_like(numbers, get_format(elem).max), e)
+            yield "scales_equal", bool(((reach >= numbers) & ((reach / 2 < numbers) | (e == -127))).all())
+
+
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Iterator[tuple[str, bool]]]] = {
     "ml_dtypes": ask_ml_dtypes,
     "torch": ask_torch,
     "gfloat": ask_gfloat,
     "torchao": ask_torchao,
+    "definition": ask_definition,
 }
 
 
@@ -138,7 +151,11 @@ def run(run: Run) -> None:
         theirs, _ = mx_tensor.to_mx(amax[:, None].repeat(1, 32), torch.float8_e4m3fn, 32, ScaleCalculationMode["RCEIL"])
         ours = power_exponent(amax, get_format("e4m3"), "rceil") + 127
         exact = torch.arange(-90, 90) + 127 + 1
+        blocks = torch.from_numpy(data["blocks"])
+        scales, _ = mx_tensor.to_mx(blocks, torch.float8_e4m3fn, 32, ScaleCalculationMode["RCEIL"])
+        differ = quantize(blocks, BlockSpec("e4m3")).scales.flatten() != scales.view(torch.uint8).flatten()
         run.log(
+            blocks_that_differ=int(differ.sum()),
             off_by_one_torchao=float((theirs.view(torch.uint8).flatten() != exact).float().mean()),
             off_by_one_here=float((ours != exact).float().mean()),
         )
@@ -149,19 +166,22 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     table = number_formats()
     table = table[~table["name"].str.fullmatch(r"int(2|3|5|6|7|9|1\d)") & ~table["name"].isin(["fp32", "tf32"])]
     fig, ax = plotting.figure(columns=2, height=8.5)
-    shades = {4: "#D55E00", 6: "#CC79A7", 8: "#0072B2", 16: "#009E73"}
+    shades = {4: "#D55E00", 6: "#CC79A7", 7: "#7F7F2A", 8: "#0072B2", 16: "#009E73"}
+    edge = 44
     for k, row in enumerate(table.itertuples()):
-        shade = shades.get(row.bits, "#404040")
+        shade = shades[row.bits]
         low, normal, high = np.log2([row.tiny, row.min_normal, row.max])
+        high = min(high, edge)
         ax.plot([normal, high], [k, k], color=shade, linewidth=6, solid_capstyle="butt")
         if low < normal:
             ax.plot([low, normal], [k, k], color=shade, linewidth=6, alpha=0.4, solid_capstyle="butt")
         digits = row.mantissa_bits + 1 if row.exponent_bits else row.mantissa_bits
-        ax.annotate(f"{row.bits} bits, {digits} significant, largest {_plain(row.max)}", (min(high, 50), k), (4, 0),
-                    textcoords="offset points", va="center", fontsize=7)  # fmt: skip
+        numbers = f"{row.bits} bits, {digits} significant" + ("" if row.signed else ", no sign")
+        ax.annotate(f"{numbers}, largest {_plain(row.max)}", (high, k), (4, 0), textcoords="offset points",
+                    va="center", fontsize=7)  # fmt: skip
     ax.set_yticks(range(len(table)), [_written(name) for name in table["name"]])
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set_xlim(-45, 85)
+    ax.set_xlim(-edge, 2 * edge)
     ax.set_xticks([-40, -20, 0, 20, 40], ["$2^{-40}$", "$2^{-20}$", "1", "$2^{20}$", "$2^{40}$"])
     ax.set_xlabel("positive numbers of the format (pale: subnormal)")
     ax.grid(False, axis="y")
@@ -173,4 +193,7 @@ def _written(name: str) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:g}" if value < 1e5 else f"{value:.3g}"
+    if value < 1e5:
+        return f"{value:.5g}"
+    digits, power = f"{value:.2e}".split("e")
+    return f"${digits} \\cdot 10^{{{int(power)}}}$"

@@ -183,11 +183,12 @@ def _modes(rows: pd.DataFrame) -> Figure:
         return fig
     saturated = rows.groupby(["tensor", "spec"])["saturated"].mean()
     looks = plotting.styles(list(MODE_TITLES))
-    for mode, title in MODE_TITLES.items():
-        look = {"color": looks[mode]["color"], "marker": looks[mode]["marker"], "linestyle": "none", "markersize": 4.5}
+    for shift, (mode, title) in zip((-0.2, -0.07, 0.07, 0.2), MODE_TITLES.items(), strict=True):
+        look = {"color": looks[mode]["color"], "marker": looks[mode]["marker"], "linestyle": "none", "markersize": 4}
+        at = np.arange(len(names)) + shift
         gain = [means[t, f"e4m3.{mode}"] - means[t, "e4m3.floor"] for t in names]
-        axes[0].plot(gain, range(len(names)), label=title, **look)
-        axes[1].plot([100 * saturated[t, f"e4m3.{mode}"] for t in names], range(len(names)), label=title, **look)
+        axes[0].plot(gain, at, label=title, **look)
+        axes[1].plot([100 * saturated[t, f"e4m3.{mode}"] for t in names], at, label=title, **look)
     axes[0].set_yticks(range(len(names)), [TENSORS[t] for t in names])
     axes[1].set_yticks(range(len(names)), [])
     for ax in axes:
