@@ -184,15 +184,17 @@ def scale_blocks(x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1) ->
 
 def _scales(amax: Tensor, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     """The scale of each block, NaN where its largest magnitude is not finite, and that of the tensor."""
-    bad = ~torch.isfinite(amax)
-    clean = torch.where(bad, torch.zeros_like(amax), amax)
+    finite = torch.isfinite(amax)
+    sound = bool(finite.all())
+    clean = amax if sound else torch.where(finite, amax, torch.zeros_like(amax))
     whole = torch.ones((), dtype=amax.dtype, device=amax.device)
     if spec.tensor_scale == "absmax":
         largest = clean.amax()
         if largest > 0:
             whole = largest / (spec.element_format.max * spec.scale_format.max)
-    scale = block_scale(clean / whole, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
-    return torch.where(bad, torch.nan, scale), whole
+            clean = clean / whole
+    scale = block_scale(clean, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
+    return (scale if sound else torch.where(finite, scale, torch.nan)), whole
 
 
 def _round_elements(scaled: Scaled, spec: BlockSpec, generator: torch.Generator | None) -> Tensor:
