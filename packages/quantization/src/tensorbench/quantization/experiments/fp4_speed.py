@@ -74,7 +74,7 @@ def hadamard(run: Run, *, sizes: list[int], repeats: int) -> None:
         if n <= DENSE:
             h = hadamard_matrix(n).to(torch.float32)
             jobs["dense"] = lambda x=x, h=h: x @ h
-        seconds = compare(jobs, repeats=repeats, min_seconds=0.02)
+        seconds = compare(jobs, repeats=repeats, min_seconds=0.01)
         run.log(
             step=n, hadamard_seconds=seconds["fast"], **({"matrix_seconds": seconds["dense"]} if n <= DENSE else {})
         )
