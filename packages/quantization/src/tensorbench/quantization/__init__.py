@@ -1,1 +1,1 @@
-"""Few-bit numbers: formats exact to the bit, block quantisers, training recipes, bit search, matrix units, retrieval."""
+"""Few-bit numbers: exact formats, block quantisers, training recipes, bit search, matrix units, retrieval."""

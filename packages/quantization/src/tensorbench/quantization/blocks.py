@@ -2,9 +2,9 @@
 
 ``BlockSpec`` says how: MX formats are ``BlockSpec("e4m3")`` and its kin (32 elements, E8M0 scale), NVFP4 is
 ``BlockSpec("e2m1", scale="e4m3", block=16, tensor_scale="absmax")``. ``quantize`` gives integer codes and scales,
-``fake_quantize`` the decoded values at once, without codes, for training. ``block=(16, 16)`` shares a scale over tiles of
-the last two axes, so that the quantised transpose is the transpose of the quantised; otherwise blocks run along one axis
-and the two differ.
+``fake_quantize`` the decoded values at once, without codes, for training. ``block=(16, 16)`` shares a scale over tiles
+of the last two axes, so that the quantised transpose is the transpose of the quantised; otherwise blocks run along one
+axis and the two differ.
 
 Decoded: ``x ≈ element · block scale · tensor scale``. Sources: OCP MX 1.0; arXiv 2506.08027; arXiv 2509.17791.
 """
@@ -15,12 +15,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
+from . import kernels
 from .formats import FloatFormat, Format, floating, get_format
 from .packing import pack
 from .rounding import ROUNDINGS, Rounding
@@ -88,7 +90,7 @@ class BlockSpec:
 
     @property
     def bits_per_element(self) -> float:
-        """Bits stored for each element, its share of the block's scale included (full blocks; ``None``: elements only)."""
+        """Bits stored for each element with its share of the block's scale (full blocks; ``None``: elements only)."""
         size = math.prod(self.block) if isinstance(self.block, tuple) else self.block
         return self.element_format.bits + (self.scale_format.bits / size if size else 0.0)
 
@@ -127,8 +129,8 @@ class Layout:
 
 
 def to_blocks(
-    x: Float[Tensor, "*shape"], block: int | tuple[int, int] | None, axis: int = -1, *, pad: bool = True
-) -> tuple[Float[Tensor, "*batch rows columns tile_elements"], Layout]:
+    x: Shaped[Tensor, "*shape"], block: int | tuple[int, int] | None, axis: int = -1, *, pad: bool = True
+) -> tuple[Shaped[Tensor, "*batch rows columns tile_elements"], Layout]:
     """``x`` cut into blocks along ``axis`` (or tiles of the last two axes, ``axis`` being the second of them).
 
     Raises:
@@ -147,7 +149,8 @@ def to_blocks(
     if down or right:
         if not pad:
             raise ValueError(
-                f"blocks of {block} do not divide axis {axis} of shape {tuple(x.shape)}; pass pad=True to fill the last with zeros"
+                f"blocks of {block} do not divide axis {axis} of shape {tuple(x.shape)}; "
+                "pass pad=True to fill the last with zeros"
             )
         moved = torch.nn.functional.pad(moved, (0, right, 0, down))
     *lead, rows, columns = moved.shape
@@ -168,24 +171,30 @@ class Scaled:
 
 
 def scale_blocks(x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1) -> Scaled:
-    """Cut ``x`` into blocks and find their scales; a NaN (or, by the spec's policy, infinite) block has the scale NaN."""
+    """Cut ``x`` into blocks and find their scales; a NaN (or, by the spec's policy, infinite) block's is NaN."""
     x = floating(x)
     blocks, layout = to_blocks(x, spec.block, axis, pad=spec.pad)
     amax = blocks.abs().amax(-1, keepdim=True)
-    bad = ~torch.isfinite(amax)
-    clean = amax
-    if bool(bad.any()):
-        if spec.infinity == "saturate":  # the finite elements set the scale, the infinite saturate
-            finite = torch.where(blocks.isinf(), torch.zeros_like(blocks), blocks).abs().amax(-1, keepdim=True)
-            clean, bad = torch.where(amax.isinf(), finite, amax), torch.isnan(amax)
-        clean = torch.where(bad, torch.zeros_like(clean), clean)
-    whole = torch.ones((), dtype=x.dtype, device=x.device)
+    if spec.infinity == "saturate" and bool(amax.isinf().any()):  # the finite elements set the scale
+        finite = torch.where(blocks.isinf(), torch.zeros_like(blocks), blocks).abs().amax(-1, keepdim=True)
+        amax = torch.where(amax.isinf(), finite, amax)
+    scale, whole = _scales(amax, spec)
+    return Scaled(blocks, scale, whole, layout)
+
+
+def _scales(amax: Tensor, spec: BlockSpec) -> tuple[Tensor, Tensor]:
+    """The scale of each block, NaN where its largest magnitude is not finite, and that of the tensor."""
+    finite = torch.isfinite(amax)
+    sound = bool(finite.all())
+    clean = amax if sound else torch.where(finite, amax, torch.zeros_like(amax))
+    whole = torch.ones((), dtype=amax.dtype, device=amax.device)
     if spec.tensor_scale == "absmax":
         largest = clean.amax()
         if largest > 0:
             whole = largest / (spec.element_format.max * spec.scale_format.max)
-    scale = block_scale(clean / whole, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
-    return Scaled(blocks, torch.where(bad, torch.nan, scale), whole, layout)
+            clean = clean / whole
+    scale = block_scale(clean, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
+    return (scale if sound else torch.where(finite, scale, torch.nan)), whole
 
 
 def _round_elements(scaled: Scaled, spec: BlockSpec, generator: torch.Generator | None) -> Tensor:
@@ -196,11 +205,50 @@ def _round_elements(scaled: Scaled, spec: BlockSpec, generator: torch.Generator 
     )
 
 
+@dataclass(frozen=True)
+class _Fast:
+    """What the loops of ``kernels`` need: ``x`` as (outer, along, inner) with blocks along the middle."""
+
+    x: np.ndarray
+    block: int
+    grid: kernels.Grid
+    scale: Tensor
+    tensor_scale: Tensor
+    layout: Layout
+
+    @property
+    def factor(self) -> np.ndarray:
+        return (self.scale * self.tensor_scale).numpy()
+
+
+def _fast(x: Tensor, spec: BlockSpec, axis: int) -> _Fast | None:
+    """None where the loops do not apply, so that the plain way has to do it (and to raise the errors)."""
+    grid = kernels.Grid.of(spec.element_format)
+    if grid is None or spec.rounding != "even" or x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    if isinstance(spec.block, tuple) or x.ndim == 0 or x.numel() == 0 or not -x.ndim <= axis < x.ndim:
+        return None
+    axis = axis % x.ndim
+    along = x.shape[axis]
+    block = spec.block or along
+    if along % block and not spec.pad:
+        return None
+    seen = x.detach().contiguous().numpy().reshape(math.prod(x.shape[:axis]), along, math.prod(x.shape[axis + 1 :]))
+    amax = torch.from_numpy(kernels.largest_magnitudes(seen, block))
+    if spec.infinity == "saturate" and not bool(torch.isfinite(amax).all()):
+        return None
+    scale, whole = _scales(amax, spec)
+    return _Fast(seen, block, grid, scale, whole, Layout(x.shape, axis, (1, block)))
+
+
 def fake_quantize(
     x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*shape"]:
     """``quantize(x, spec, axis).dequantize()`` without the codes, in the dtype of ``x``. No gradient of its own."""
     with torch.no_grad():
+        if (fast := _fast(floating(x), spec, axis)) is not None:
+            values = kernels.decoded(fast.x, fast.factor, fast.block, fast.grid)
+            return torch.from_numpy(values).view(x.shape).to(x.dtype)
         scaled = scale_blocks(x, spec, axis)
         q = _round_elements(scaled, spec, generator) * (scaled.scale * scaled.tensor_scale)
         return scaled.layout.undo(q).to(x.dtype)
@@ -208,10 +256,11 @@ def fake_quantize(
 
 @dataclass(frozen=True)
 class QuantTensor:
-    """Codes and scales of a tensor; ``codes`` and ``scales`` are integers in the order of the blocks."""
+    """Codes and scales of a tensor; ``codes`` and ``scales`` are integers (bytes where they fit) in the
+    order of the blocks."""
 
-    codes: Int[Tensor, "*batch rows columns tile_elements"]
-    scales: Int[Tensor, "*batch rows columns"]
+    codes: Integer[Tensor, "*batch rows columns tile_elements"]
+    scales: Integer[Tensor, "*batch rows columns"]
     tensor_scale: Float[Tensor, ""]
     spec: BlockSpec
     layout: Layout
@@ -223,10 +272,11 @@ class QuantTensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
         """The decoded tensor; blocks whose scale is NaN are NaN."""
         elements = self.spec.element_format.decode(self.codes, dtype)
-        scale = self._decoded_scales(dtype)[..., None]
+        scale = self.decoded_scales(dtype)[..., None]
         return self.layout.undo(elements * (scale * self.tensor_scale.to(dtype)))
 
-    def _decoded_scales(self, dtype: torch.dtype) -> Tensor:
+    def decoded_scales(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch rows columns"]:
+        """The scale of each block; NaN of a NaN block."""
         if self.spec.scale == "fp32":
             return self.scales.to(torch.int32).view(torch.float32).to(dtype)
         return self.spec.scale_format.decode(self.scales, dtype)
@@ -249,21 +299,33 @@ def quantize(
     """Quantise ``x`` in blocks along ``axis``.
 
     Raises:
-        ValueError: integer input, an axis out of range, no elements, a ragged block without ``pad``, stochastic rounding
-            without a generator.
+        ValueError: integer input, an axis out of range, no elements, a ragged block without ``pad``, stochastic
+            rounding without a generator.
     """
     with torch.no_grad():
+        fast = _fast(floating(x), spec, axis)
+        if fast is not None and fast.x.shape[2] == 1 and fast.x.shape[1] % fast.block == 0:
+            codes = torch.from_numpy(
+                kernels.codes(fast.x[:, :, 0], fast.factor[:, :, 0], fast.block, spec.element_format, fast.grid)
+            )
+            codes, layout = to_blocks(codes.view(x.shape), fast.block)
+            scales = _encode_scales(fast.scale.view(codes.shape[:-1]), spec)
+            return QuantTensor(codes, scales, fast.tensor_scale, spec, layout)
         scaled = scale_blocks(x, spec, axis)
         codes = spec.element_format.encode(_round_elements(scaled, spec, generator))
-        scale = scaled.scale[..., 0]
-        if spec.scale == "fp32":
-            scales = scale.to(torch.float32).view(torch.int32)
-        else:
-            nan = torch.isnan(scale)
-            form = spec.scale_format
-            scales = form.encode(torch.where(nan, torch.ones_like(scale), scale))
-            if bool(nan.any()):
-                if not isinstance(form, FloatFormat) or not form.has_nan:
-                    raise ValueError(f"a block holds NaN, and {spec.scale} has no code for it")
-                scales = torch.where(nan, form.nan_code, scales)
-        return QuantTensor(codes, scales, scaled.tensor_scale, spec, scaled.layout)
+        if spec.element_format.bits <= 8:
+            codes = codes.to(torch.uint8)
+        return QuantTensor(codes, _encode_scales(scaled.scale[..., 0], spec), scaled.tensor_scale, spec, scaled.layout)
+
+
+def _encode_scales(scale: Tensor, spec: BlockSpec) -> Tensor:
+    if spec.scale == "fp32":
+        return scale.to(torch.float32).contiguous().view(torch.int32)
+    nan = torch.isnan(scale)
+    form = spec.scale_format
+    codes = form.encode(torch.where(nan, torch.ones_like(scale), scale))
+    if bool(nan.any()):
+        if not isinstance(form, FloatFormat) or not form.has_nan:
+            raise ValueError(f"a block holds NaN, and {spec.scale} has no code for it")
+        codes = torch.where(nan, form.nan_code, codes)
+    return codes.to(torch.uint8) if form.bits <= 8 else codes

@@ -2,8 +2,8 @@
 
 A ``FloatFormat`` is a split into sign, exponent and mantissa with a bias and a rule for what the top codes mean; an
 ``IntFormat`` a symmetric grid of integers, or of fractions (MXINT8 counts 64ths). Both round (in every mode of
-``rounding``), encode to integer codes and decode back. Values are torch tensors of float32 or float64; all arithmetic on
-the way is exact, scaling by powers of two and bits alone, never a logarithm.
+``rounding``), encode to integer codes and decode back. Values are torch tensors of float32 or float64; all arithmetic
+on the way is exact, scaling by powers of two and bits alone, never a logarithm.
 
 Sources: OCP Microscaling Formats (MX) specification 1.0; OCP 8-bit floating point specification 1.0; IEEE 754-2019;
 UE5M3 as in Hu, Luschi and Balanca (arXiv 2509.17791): unsigned, bias 15, the exponent field 31 reserved.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
@@ -86,12 +86,12 @@ class FloatFormat:
     ) -> Float[Tensor, "*shape"]:
         """The numbers of this format that ``x`` rounds to, in the dtype of ``x`` (float32 for narrower input).
 
-        ``overflow``: what is beyond the largest number becomes it (``saturate``; infinity too), or infinity, or NaN where
-        the format has none (``special``). Negative numbers saturate at the bottom of an unsigned format, and zero does in
-        E8M0, which has no zero.
+        ``overflow``: what is beyond the largest number becomes it (``saturate``; infinity too), or infinity, or NaN
+        where the format has none (``special``). Negative numbers saturate at the bottom of an unsigned format, and zero
+        does in E8M0, which has no zero.
 
         Raises:
-            ValueError: NaN in a format without NaN; an unknown mode; a stochastic mode without generator; integer input.
+            ValueError: NaN in a format without NaN; an unknown mode; a stochastic mode without generator; integers.
         """
         x = floating(x)
         check_rounding(mode, generator, random_bits)
@@ -135,7 +135,8 @@ class FloatFormat:
     def _round_even_fast(self, x: Tensor) -> Tensor:
         """Adding 1.5 · 2^23 steps and taking it off leaves the sum's rounding, ties to even: exact, and four passes."""
         magic = self._binade(x).mul_(1.5 * 2.0 ** (23 - self.mantissa_bits))
-        return torch.where(x.abs() <= 2 * self.max, (x + magic).sub_(magic), x)
+        q = torch.copysign((x + magic).sub_(magic), x)  # or -0 would become 0
+        return torch.where(x.abs() <= 2 * self.max, q, x)
 
     def encode(self, x: Float[Tensor, "*shape"], mode: Rounding = "even", **how) -> Int[Tensor, "*shape"]:
         """Integer codes (int32) of ``round(x, mode, **how)``: sign, exponent field, mantissa from the top."""
@@ -174,7 +175,7 @@ class FloatFormat:
         """The value of every code, in the order of the codes (float64)."""
         return _float_values(self).clone()
 
-    def decode(self, codes: Int[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    def decode(self, codes: Integer[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
         """Raises ValueError for a code out of range."""
         return _look_up(self, _float_values(self), codes, dtype)
 
@@ -235,7 +236,7 @@ class IntFormat:
         """The value of every code, in the order of the codes; the most negative, which encode never writes, too."""
         return _int_values(self).clone()
 
-    def decode(self, codes: Int[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    def decode(self, codes: Integer[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
         return _look_up(self, _int_values(self), codes, dtype)
 
 
@@ -251,7 +252,7 @@ def floating(x: Tensor) -> Tensor:
 
 def _look_up(form: Format, table: Tensor, codes: Tensor, dtype: torch.dtype) -> Tensor:
     index = codes.to(torch.int64)
-    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < len(table)):
+    if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(table)):
         raise ValueError(
             f"codes of {form.name} are 0 to {len(table) - 1}, got {int(index.min())} to {int(index.max())}"
         )

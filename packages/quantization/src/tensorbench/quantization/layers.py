@@ -6,9 +6,9 @@ A linear layer multiplies three times in training, and each product sums along a
 - input gradient (dgrad) ``dx = dy w`` along the output features,
 - weight gradient (wgrad) ``dw = dyᵀ x`` along the tokens.
 
-Blocks that share a scale must run along the axis that is summed, so ``w``, ``x`` and ``dy`` are each quantised twice, and the
-two copies differ. Products are of decoded numbers with float32 accumulation: an emulation, bit-exact in the operands.
-Weights stay in float32 (the master copy). Sources: arXiv 2506.08027 (MXFP8), arXiv 2509.17791 (FP4).
+Blocks that share a scale must run along the axis that is summed, so ``w``, ``x`` and ``dy`` are each quantised twice,
+and the two copies differ. Products are of decoded numbers with float32 accumulation: an emulation, bit-exact in the
+operands. Weights stay in float32 (the master copy). Sources: arXiv 2506.08027 (MXFP8), arXiv 2509.17791 (FP4).
 """
 
 from __future__ import annotations

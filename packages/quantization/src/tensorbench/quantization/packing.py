@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
 
-def pack(codes: Int[Tensor, "*shape"], bits: int) -> UInt8[Tensor, " bytes"]:
+def pack(codes: Integer[Tensor, "*shape"], bits: int) -> UInt8[Tensor, " bytes"]:
     """The codes in order, ``bits`` each, lowest bit first; the last byte is filled with zeros.
 
     Raises:
@@ -18,7 +18,7 @@ def pack(codes: Int[Tensor, "*shape"], bits: int) -> UInt8[Tensor, " bytes"]:
     flat = codes.reshape(-1).to(torch.int64)
     if bits == 32:
         flat = flat & 0xFFFFFFFF  # scales of float32 come as signed integers
-    if flat.numel() and not (0 <= int(flat.min()) and int(flat.max()) < 2**bits):
+    if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) >= 2**bits):
         raise ValueError(f"codes from {int(flat.min())} to {int(flat.max())} do not fit in {bits} bits")
     digits = (flat.cpu().numpy()[:, None] >> np.arange(bits)) & 1
     return torch.from_numpy(np.packbits(digits.astype(np.uint8), bitorder="little"))

@@ -6,8 +6,8 @@ each mode. ``floor`` and ``ceil`` are the directed roundings of IEEE 754 (toward
 
 Stochastic rounding goes up with the probability that makes it unbiased. Hardware has few random bits: with
 ``random_bits = k`` a uniform integer ``r`` of k bits decides, up where ``fraction + r / 2^k >= 1``, which truncates the
-probability to a multiple of 2^-k; with ``midpoint`` up where ``fraction + (2 r + 1) / 2^(k+1) >= 1``, which rounds it to
-the nearest multiple instead (Graphcore's eight-bit variant in arXiv 2509.17791).
+probability to a multiple of 2^-k; with ``midpoint`` up where ``fraction + (2 r + 1) / 2^(k+1) >= 1``, which rounds it
+to the nearest multiple instead (Graphcore's eight-bit variant in arXiv 2509.17791).
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The scale of a block: from its largest magnitude to a number that a few bits can hold.
 
-Power-of-two scales (E8M0) are computed on the bits of the float, since a logarithm in float32 is off by one next to powers
-of two. With ``amax`` the block's largest magnitude and ``max = m · 2^emax`` the largest element:
+Power-of-two scales (E8M0) are computed on the bits of the float, since a logarithm in float32 is off by one next to
+powers of two. With ``amax`` the block's largest magnitude and ``max = m · 2^emax`` the largest element:
 
 - ``floor`` (OCP MX 1.0): ``floor(log2 amax) - emax``. Elements between max and 2^(emax+1) saturate.
 - ``rceil`` (NVIDIA, arXiv 2506.08027): ``ceil(log2(amax / max))``, the smallest power of two that saturates nothing.
 - ``ceil``: ``ceil(log2 amax) - emax``.
 - ``even``: ``amax`` is rounded to the element's mantissa first, then ``floor``.
 
-Other scale formats round ``amax / max`` to the nearest of their numbers (``nearest``), or up (``up``: nothing saturates).
+Other scale formats round ``amax / max`` to the nearest of their numbers (``nearest``), or up (``up``: nothing
+saturates).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Training with four-bit floating-point operands: gradients, stabilisers, recipes, their cost, and a simulator."""
