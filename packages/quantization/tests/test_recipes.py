@@ -51,6 +51,16 @@ def test_floor_saturates_where_slack_is_negative_and_round_up_never_does():
     assert histogram.sum() == pytest.approx(1) and histogram[0] == pytest.approx(np.mean(floor.slack < -0.25))
 
 
+@pytest.mark.parametrize("size", [1e-9, 1e-4, 1.0, 30.0])
+def test_cosine_error_keeps_its_digits(size):
+    a, b = normal(1000).double(), normal(1000, seed=1).double()
+    b = b - (a @ b) / (a @ a) * a
+    b = b * (a.norm() / b.norm())
+    assert compare(a, a + size * b)[1] == pytest.approx(1 - 1 / math.sqrt(1 + size**2) if size > 1e-3 else size**2 / 2)
+    assert compare(a, 3 * a)[1] == pytest.approx(0, abs=1e-15)
+    assert compare(a, 0 * a)[1] == 1.0
+
+
 def test_a_lossless_copy_and_what_cannot_be_compared():
     x = normal(4, 32)
     assert compare(x, x) == (math.inf, 0.0, 0.0)

@@ -60,9 +60,9 @@ def compare(x: Float[Tensor, "*shape"], q: Float[Tensor, "*shape"]) -> tuple[flo
     error = b - a
     noise, power = float(error @ error), float(b @ b)
     sqnr = math.inf if noise == 0 else 10 * math.log10(signal / noise)
-    # 1 - cos by way of the distance of unit vectors, which keeps the digits that 1 - (a·b) would cancel.
-    unit = a / math.sqrt(signal) - b / math.sqrt(power) if power else None
-    cosine_error = 1.0 if unit is None else float(unit @ unit) / 2
+    # 1 - cos is half the squared distance of the unit vectors: from the error, or its digits would cancel.
+    longer = (2 * float(error @ a) + noise) / (math.sqrt(power) + math.sqrt(signal))  # |b| - |a|
+    cosine_error = max(0.0, noise - longer**2) / (2 * math.sqrt(signal * power)) if power else 1.0
     magnitude = float(a.abs().sum())
     return sqnr, cosine_error, (float(b.abs().sum()) - magnitude) / magnitude
 

@@ -51,9 +51,10 @@ def _largest_rows(bits, block, out):
     """Largest magnitude of each block as bits; those of infinity and NaN are above all numbers'."""
     for row in range(bits.shape[0]):
         for b in range(out.shape[1]):
+            part = bits[row, b * block : (b + 1) * block]  # a slice's indices are known not to be negative: vectorised
             top = np.int32(0)
-            for k in range(b * block, min((b + 1) * block, bits.shape[1])):
-                top = max(top, np.int32(bits[row, k] & _MAGNITUDE))
+            for k in range(part.size):
+                top = max(top, np.int32(part[k] & _MAGNITUDE))
             out[row, b] = top
 
 
@@ -89,8 +90,9 @@ def _decoded_rows(x, scale, block, low, high, magic, largest, out):
     for row in range(x.shape[0]):
         for b in range(scale.shape[1]):
             s = scale[row, b]
-            for k in range(b * block, min((b + 1) * block, x.shape[1])):
-                out[row, k] = _element(x[row, k], s, low, high, magic, largest) * s
+            part, target = x[row, b * block : (b + 1) * block], out[row, b * block : (b + 1) * block]
+            for k in range(part.size):
+                target[k] = _element(part[k], s, low, high, magic, largest) * s
 
 
 @njit(cache=True, nogil=True)
@@ -110,15 +112,16 @@ def _float_codes(x, scale, block, low, high, magic, largest, mantissa_bits, base
         for b in range(scale.shape[1]):
             s = scale[row, b]
             dead = s != s  # a NaN block: its elements are zeros
-            for k in range(b * block, min((b + 1) * block, x.shape[1])):
-                q = _element(x[row, k], s, low, high, magic, largest)
+            part, target = x[row, b * block : (b + 1) * block], out[row, b * block : (b + 1) * block]
+            for k in range(part.size):
+                q = _element(part[k], s, low, high, magic, largest)
                 bits = np.float32(q).view(np.int32)
                 size = np.int32(bits & _MAGNITUDE).view(np.float32)
                 subnormal = size < low
                 size = size + low if subnormal else size
                 code = (np.float32(size).view(np.int32) >> shift) - (first if subnormal else np.int32(base))
                 code |= ((bits >> 31) & 1) << sign_bit
-                out[row, k] = 0 if dead else code
+                target[k] = 0 if dead else code
 
 
 @njit(cache=True, nogil=True)
@@ -127,9 +130,10 @@ def _int_codes(x, scale, block, low, high, magic, largest, steps, mask, out):
         for b in range(scale.shape[1]):
             s = scale[row, b]
             dead = s != s
-            for k in range(b * block, min((b + 1) * block, x.shape[1])):
-                q = np.float32(0) if dead else _element(x[row, k], s, low, high, magic, largest)
-                out[row, k] = np.int32(q * steps) & mask
+            part, target = x[row, b * block : (b + 1) * block], out[row, b * block : (b + 1) * block]
+            for k in range(part.size):
+                q = np.float32(0) if dead else _element(part[k], s, low, high, magic, largest)
+                target[k] = np.int32(q * steps) & mask
 
 
 def largest_magnitudes(x: np.ndarray, block: int) -> np.ndarray:
