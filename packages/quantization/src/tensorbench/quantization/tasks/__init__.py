@@ -1,0 +1,1 @@
+"""Small networks, trained from a seed in seconds, that experiments quantise."""
