@@ -28,7 +28,7 @@ from .quantizer import Quantizer, QuantSpec
 Observer = Literal["max", "moving_average", "percentile", "mse", "entropy"]
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
 LIMIT = 8192
-_BINS = 1024
+_BINS_A_CODE, _MOST_BINS = 16, 2048
 _ENTROPY_SAMPLE = 1 << 16
 Range = tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]
 
@@ -137,19 +137,19 @@ def _mse(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
 
 def _divergence(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
     """KL divergence of each row's clipped histogram from the histogram as the codes know it (spread within a code)."""
-    out = []
+    out, bins = [], min(_MOST_BINS, _BINS_A_CODE * 2**spec.bits)
     for row, bottom, top in zip(rows, low.tolist(), high.tolist(), strict=True):
         whole = float(row.abs().amax())
         if whole == 0 or top <= bottom:
             out.append(torch.zeros(()))
             continue
         row = row[:: max(1, len(row) // _ENTROPY_SAMPLE)]
-        p = torch.histc(row.clamp(bottom, top), _BINS, -whole, whole) / len(row)
-        centres = (torch.arange(_BINS) + 0.5) * (2 * whole / _BINS) - whole
+        p = torch.histc(row.clamp(bottom, top), bins, -whole, whole) / len(row)
+        centres = (torch.arange(bins) + 0.5) * (2 * whole / bins) - whole
         one = torch.tensor
         code = _quantised(centres[None].clamp(bottom, top), one([bottom]), one([top]), spec)[0]
         _, index = torch.unique(code, return_inverse=True)
-        unclipped = torch.histc(row[(row >= bottom) & (row <= top)], _BINS, -whole, whole) / len(row)
+        unclipped = torch.histc(row[(row >= bottom) & (row <= top)], bins, -whole, whole) / len(row)
         held = (unclipped > 0).float()
         size = torch.zeros(int(index.max()) + 1).index_add_(0, index, held)
         mass = torch.zeros_like(size).index_add_(0, index, unclipped)

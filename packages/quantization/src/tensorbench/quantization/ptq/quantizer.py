@@ -114,7 +114,7 @@ class Quantizer(nn.Module):
                              f"{self.spec.group}; use a divisor")  # fmt: skip
         return x.reshape(-1, self.spec.group)
 
-    def set_range(self, low: Float[Tensor, "*groups"], high: Float[Tensor, "*groups"]) -> None:
+    def set_range(self, low: Float[Tensor, "*groups"] | float, high: Float[Tensor, "*groups"] | float) -> None:
         """The range to represent, one number or one for each row of ``grouped``. A range of zero keeps zeros zero.
 
         Raises:
