@@ -46,7 +46,8 @@ class Bench:
         self.task = task
         x, y = (part[: options["samples"]] for part in task.train)
         self.scored = (x[:SCORED], y[:SCORED])
-        self.model = QuantModel.wrap(fold_batch_norm(task.model), x[:1], (16, *self.bits, *extra))
+        self.plain = fold_batch_norm(task.model)  # in float32
+        self.model = QuantModel.wrap(self.plain, x[:1], (16, *self.bits, *extra))
         calibrate(self.model, [x], options.get("observer", "max"))
         loader = list(zip(x.split(32), y.split(32), strict=True))
         for b in self.bits:
