@@ -71,8 +71,8 @@ def _overhead(run: Run, bench: Bench, options: dict[str, Any]) -> None:
 
             return call
 
-        rivals = {"float": lambda: plain(x), "wrapped_16": wrapped(16), "wrapped_32": wrapped(32), "wrapped_8":
-        wrapped(8)} seconds = compare(rivals, repeats=options["repeats"], warmup=2, min_seconds=0.01)
+        rivals = {"float": lambda: plain(x)} | {f"wrapped_{b}": wrapped(b) for b in (16, 32, 8)}
+        seconds = compare(rivals, repeats=options["repeats"], warmup=2, min_seconds=0.01)
     for name in ("wrapped_16", "wrapped_32", "wrapped_8"):
         run.log(**{f"overhead_{name.removeprefix('wrapped_')}": seconds.ratio(name, "float").value})
 
