@@ -114,6 +114,7 @@ def test_observers():
     high = {name: float(choose_range(seen_of(x), QuantSpec(4), name)[1]) for name in OBSERVERS}
     assert high["max"] == high["moving_average"] == 100
     assert high["percentile"] == pytest.approx(float(np.quantile(x.abs(), 0.999, method="nearest")), rel=0.05)
+    assert 1 < high["entropy"] < 50  # the outlier does not decide
     mild = normal(4000, seed=2)
 
     def error(name):
@@ -123,7 +124,6 @@ def test_observers():
 
     assert error("mse") <= min(error(name) for name in OBSERVERS)
     assert error("mse") < 0.9 * error("max")
-    assert float(choose_range(seen_of(mild), QuantSpec(4), "entropy")[1]) < float(mild.abs().max())
 
 
 def test_moving_average_forgets_and_asymmetric_ranges_follow_the_data():

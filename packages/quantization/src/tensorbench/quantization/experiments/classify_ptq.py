@@ -170,13 +170,17 @@ def run_single(bench: Bench, run: Run) -> None:
     names = bench.model.names
     if run.method.uses == "ilp":
         generator = torch.Generator().manual_seed(1000 * run.seed)
-        scores = sensitivity("hessian", bench.model, bench.scored, bench.bits, generator=generator)
+        raw = sensitivity("hessian", bench.model, bench.scored, bench.bits, generator=generator)
+        # Where the estimated trace is negative the programme would take few bits for a gain: its size counts.
+        scores = {name: {b: abs(score) for b, score in row.items()} for name, row in raw.items()}
     results = []
     with run.time("search"):
         for target in run.method.params["targets"]:
             common = (target, bench.evaluate)
             if run.method.uses == "ilp":
-                result = search.ilp_search(scores, bench.bits, *common, bench.cost, journal=journal)
+                result = search.ilp_search(
+                    scores, bench.bits, *common, bench.cost, journal=journal, trials=run.method.params["trials"]
+                )
             elif run.method.uses == "exhaustive":
                 result = search.exhaustive(names, bench.bits, *common, bench.cost, journal=journal)
             else:

@@ -59,7 +59,7 @@ def front(records: pd.DataFrame) -> Figure:
                 look = plotting.style(name) | {"linestyle": "none"}
                 ax.plot(best["cost"], 100 * best["valid"], markersize=6, markeredgecolor="white", markeredgewidth=0.6,
                         zorder=3, **look)  # fmt: skip
-        ax.set(title=plotting.label(dataset), xlabel="bytes of weights, relative to 16 bits", ylim=(LOWEST, 100))
+        ax.set(title=plotting.label(dataset), xlabel="bytes of weights, relative to 16 bits", ylim=(LOWEST, 99))
     axes[0, 0].set_ylabel("validation accuracy (%)")
     plotting.legend(fig)
     return fig
@@ -74,12 +74,16 @@ def layers(records: pd.DataFrame) -> Figure:
     for ax, (dataset, methods) in zip(axes[:, 0], kept.items(), strict=True):
         chosen = {name: best for name, one in methods.items() if (best := _found(one, TARGET)) is not None}
         names = next(iter(methods.values()))["layers"]
+        if (same := chosen.pop("uniform", None)) is not None:
+            plotting.reference(ax, y=same["config"][names[0]], text=plotting.label("uniform"))
         width = 0.8 / max(1, len(chosen))
         for k, (name, best) in enumerate(chosen.items()):
             at = np.arange(len(names)) + (k - (len(chosen) - 1) / 2) * width
             look = plotting.style(name)
             ax.bar(at, [best["config"][n] for n in names], 0.92 * width, color=look["color"], label=look["label"])
         texts = [n.replace("blocks.", "").replace("attention.", "") for n in names]
+        if all(text.isdigit() for text in texts):
+            texts = [f"linear {k + 1}" for k in range(len(texts))]
         ax.set_xticks(range(len(names)), texts, rotation=30, ha="right", rotation_mode="anchor")
         ax.set(title=plotting.label(dataset), ylabel="bits", yticks=(0, 2, 4, 8, 16))
         ax.grid(False, axis="x")
@@ -97,6 +101,7 @@ def orders(records: pd.DataFrame) -> Figure:
     counts = rec.history(guided, "evaluations")
     counts = counts.groupby(["dataset", "method", "seed"], as_index=False)["value"].mean()
     plotting.bars(left, counts.rename(columns={"value": "evaluations"}), "evaluations", log=True)
+    plotting.log_axis(left, "y", ticks=(5, 10, 20, 40, 80))
     left.set_ylabel("evaluations of one search")
     frames = [rec.history(guided, f"cost_{m}").assign(order=ORDERS[m]) for m in metrics]
     costs = pd.concat(frames).groupby(["order", "method", "seed"], as_index=False, sort=False)["value"].mean()
