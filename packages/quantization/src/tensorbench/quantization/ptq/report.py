@@ -51,7 +51,7 @@ def report(model: QuantModel, result: SearchResult) -> Report:
     """Of what a search found."""
     layers = model.layers()
     return Report(
-        dict(result.config),
+        {name: result.config[name] for name in model.names},
         result.accuracy,
         result.reference,
         mean_weight_bits(layers, result.config),
