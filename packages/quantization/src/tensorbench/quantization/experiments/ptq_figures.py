@@ -58,7 +58,7 @@ def front(records: pd.DataFrame) -> Figure:
             if (best := _found(one, TARGET)) is not None:
                 look = plotting.style(name) | {"linestyle": "none"}
                 ax.plot(best["cost"], 100 * best["valid"], markersize=6, markeredgecolor="white", markeredgewidth=0.6,
-                        zorder=3, **look)  # fmt: skip
+                        zorder=4 if name == "bisection" else 3, **look)  # fmt: skip
         ax.set(title=plotting.label(dataset), xlabel="bytes of weights, relative to 16 bits", ylim=(LOWEST, 99))
     axes[0, 0].set_ylabel("validation accuracy (%)")
     plotting.legend(fig)
@@ -75,7 +75,8 @@ def layers(records: pd.DataFrame) -> Figure:
         chosen = {name: best for name, one in methods.items() if (best := _found(one, TARGET)) is not None}
         names = next(iter(methods.values()))["layers"]
         if (same := chosen.pop("uniform", None)) is not None:
-            plotting.reference(ax, y=same["config"][names[0]], text=plotting.label("uniform"))
+            look = {"color": plotting.style("uniform")["color"], "linewidth": 0.9, "linestyle": "--"}
+            ax.axhline(same["config"][names[0]], label=plotting.label("uniform"), zorder=1.5, **look)
         width = 0.8 / max(1, len(chosen))
         for k, (name, best) in enumerate(chosen.items()):
             at = np.arange(len(names)) + (k - (len(chosen) - 1) / 2) * width

@@ -63,9 +63,14 @@ class QuantLayer(nn.Module):
         self.weight_quantizers = nn.ModuleDict(
             {str(p): Quantizer(spec, summed) for p, spec in weight_specs.items()} if self.has_weight else {}
         )
-        self.precision: Precision = 32
+        self.use(32)
         self.noise: tuple[Tensor | None, Sequence[Tensor] | None] | None = None
         self._kept: dict[str, tuple[tuple[int, int, int], Tensor]] = {}
+
+    def use(self, precision: Precision) -> None:
+        """Compute at this precision from now on."""
+        self.precision = precision
+        self._active = None if precision == 32 else tuple(q[str(precision)] for q in self.input_quantizers)
 
     @property
     def has_weight(self) -> bool:
@@ -87,9 +92,8 @@ class QuantLayer(nn.Module):
         return self._kept[key][1]
 
     def forward(self, *operands: Tensor) -> Tensor:
-        key = str(self.precision)
-        if key != "32":
-            operands = tuple(q[key](x) for q, x in zip(self.input_quantizers, operands, strict=True))
+        if self._active is not None:
+            operands = tuple(quantizer(x) for quantizer, x in zip(self._active, operands, strict=True))
         weight = self.quantised_weight() if self.has_weight else None
         if self.noise is not None:
             on_weight, on_operands = self.noise
@@ -201,7 +205,7 @@ class QuantModel(nn.Module):
             if precision != 32 and precision not in self.precisions:
                 raise ValueError(f"layer {name!r}: " + unknown("precision", str(precision), (*self.precisions, 32)))
         for name, precision in config.items():
-            self._layers[name].precision = precision
+            self._layers[name].use(precision)
 
     @contextmanager
     def at(self, config: Mapping[str, Precision] | Precision):
