@@ -140,5 +140,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     plotting.bars(right, table.rename(columns={"value": "relative"}), "relative", by="what")
     plotting.reference(right, y=1, text="16 bits")
     right.set_ylabel("latency relative to bfloat16")
+    right.set_ylim(0, 1.35 * right.get_ylim()[1])  # room for the legend
     plotting.legend(right, loc="upper left", fontsize=7)
     yield "kernels", fig
