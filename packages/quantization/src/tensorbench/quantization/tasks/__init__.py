@@ -1,1 +1,1 @@
-"""Small models with their loss, batches and evaluation, on which training recipes are compared."""
+"""Small models that train in seconds: a character model, a regression, classifiers, a denoiser."""
