@@ -70,14 +70,15 @@ class PrefixSearch:
         Raises:
             ValueError: ``n_probe`` out of range, bad queries, or queries shorter than a prefix that is needed.
         """
-        import faiss
-
         if not 1 <= n_probe <= self.index.nlist:
             raise ValueError(f"n_probe {n_probe} must be between 1 and nlist {self.index.nlist}")
         xq = check_vectors(xq, "queries")
         distances, cells = self.quantizer.search(_cut(xq, self.d_c), n_probe)
-        parameters = faiss.SearchParametersIVF(nprobe=n_probe)
-        return self.index.search_preassigned(_cut(xq, self.index.d), k, cells, distances, params=parameters)
+        before, self.index.nprobe = self.index.nprobe, n_probe  # faiss reads the width of ``cells`` there
+        try:
+            return self.index.search_preassigned(_cut(xq, self.index.d), k, cells, distances)
+        finally:
+            self.index.nprobe = before
 
 
 def search_prefix(

@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 from .kmeans import assign, kmeans
 from .vectors import Found, check_vectors, nearest, pad, prefix, squared_distances, squared_norms
 
+Pair = tuple[Float[np.ndarray, "n d_c"], Float[np.ndarray, "n d_s"]]
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -104,7 +106,9 @@ class IVF:
         return prefix(x, self.d_c or self._dims), prefix(x, self.d_s or self._dims)
 
     def train(self, x: Float[np.ndarray, "n D"]) -> Self:
-        coarse, _ = self._views(x, "training vectors")
+        return self._fit(self._views(x, "training vectors")[0])
+
+    def _fit(self, coarse: np.ndarray) -> Self:
         if self.centroids is None:
             self.centroids = kmeans(coarse, self.n_list, seed=self.seed, iterations=self.iterations)
         elif self.centroids.shape[1] != coarse.shape[1]:
@@ -112,9 +116,11 @@ class IVF:
         return self
 
     def add(self, x: Float[np.ndarray, "n D"]) -> Self:
+        return self._put(*self._views(x, "database vectors"))
+
+    def _put(self, coarse: np.ndarray, fine: np.ndarray) -> Self:
         if self.centroids is None:
             raise ValueError("the index has no cells yet; train it before adding vectors")
-        coarse, fine = self._views(x, "database vectors")
         self._cells = np.concatenate([self._cells, assign(coarse[None], self.centroids[None])[0]])
         before = [] if self._fine is None else [self._fine[np.argsort(self.lists.members)]]
         self.lists = invert(self._cells, self.n_list)
@@ -124,7 +130,9 @@ class IVF:
 
     def search(self, xq: Float[np.ndarray, "m D"], k: int, n_probe: int = 1) -> Found:
         """Visit the ``n_probe`` nearest cells of each query."""
-        coarse, fine = self._views(xq, "queries")
+        return self._find(*self._views(xq, "queries"), k, n_probe)
+
+    def _find(self, coarse: np.ndarray, fine: np.ndarray, k: int, n_probe: int) -> Found:
         self._check(n_probe)
         _, probes = nearest(squared_distances(coarse, self.centroids), n_probe)
         return self.search_preassigned(fine, k, probes)
@@ -189,3 +197,13 @@ class MGIVF(IVF):
             raise ValueError(f"{name}: {len(coarse)} vectors for the cells but {len(fine)} for the distances")
         self._dims = coarse.shape[1], fine.shape[1]
         return prefix(coarse, coarse.shape[1]), prefix(fine, fine.shape[1])
+
+    def train(self, x: Pair) -> Self:
+        return self._fit(self._views(x, "training vectors")[0])
+
+    def add(self, x: Pair) -> Self:
+        return self._put(*self._views(x, "database vectors"))
+
+    def search(self, xq: Pair, k: int, n_probe: int = 1) -> Found:
+        """Visit the ``n_probe`` nearest cells of each query."""
+        return self._find(*self._views(xq, "queries"), k, n_probe)

@@ -7,13 +7,11 @@ centroid is ever lost.
 
 from __future__ import annotations
 
-import logging
+import warnings
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
-
-log = logging.getLogger(__name__)
 
 POINTS_PER_CENTROID = 39  # below, faiss warns too
 _NUDGE = 1.0 / 1024  # relative distance of the two halves of a split cluster
@@ -36,7 +34,9 @@ def warn_if_few(n: int, k: int) -> None:
     if not 1 <= k <= n:
         raise ValueError(f"{k} centroids need at least as many training points; got {n}")
     if n < POINTS_PER_CENTROID * k:
-        log.warning("%d training points for %d centroids; at least %d are advised", n, k, POINTS_PER_CENTROID * k)
+        warnings.warn(
+            f"{n} training points for {k} centroids; at least {POINTS_PER_CENTROID * k} are advised", stacklevel=3
+        )
 
 
 def initial_centroids(x: Float[np.ndarray, "b n d"], k: int, rng: np.random.Generator) -> Float[np.ndarray, "b k d"]:
@@ -62,7 +62,8 @@ def lloyd(
     for _ in range(iterations):
         labels = (assign(x, centroids) + offsets).ravel()
         sizes = np.bincount(labels, minlength=b * k)
-        members = np.argsort(labels, kind="stable")
+        small = labels.astype(np.uint16) if b * k < 2**16 else labels  # 16 bits are sorted by radix
+        members = np.argsort(small, kind="stable")
         belongs = sparse.csr_matrix(
             (np.ones(b * n, dtype=x.dtype), members, np.concatenate([[0], np.cumsum(sizes)])), shape=(b * k, b * n)
         )

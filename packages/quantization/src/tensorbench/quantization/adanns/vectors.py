@@ -52,7 +52,7 @@ def check_vectors(x: np.ndarray, name: str = "vectors", dims: int | None = None)
 
 
 def prefix(x: Float[np.ndarray, "n D"], d: int) -> Float[np.ndarray, "n d"]:
-    """The first ``d`` coordinates, scaled to length one (a prefix of zeros stays one).
+    """The first ``d`` coordinates, scaled to length one (of that length already, or all zeros, they stay as they are).
 
     Raises:
         ValueError: ``d`` is not between 1 and D.
@@ -61,7 +61,7 @@ def prefix(x: Float[np.ndarray, "n D"], d: int) -> Float[np.ndarray, "n d"]:
         raise ValueError(f"a prefix of {d} dimensions cannot be cut from vectors of {x.shape[1]}")
     part = np.array(x[:, :d], dtype=np.float32, order="C")
     lengths = np.sqrt(np.einsum("nd,nd->n", part, part))
-    part /= np.where(lengths > 0, lengths, 1.0)[:, None]
+    part /= np.where((lengths > 0) & (np.abs(lengths - 1) > 1e-6), lengths, 1.0)[:, None]
     return part
 
 

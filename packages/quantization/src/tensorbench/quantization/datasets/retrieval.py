@@ -178,7 +178,7 @@ def mnist_embeddings(
     files=_OMNIGLOT,
 )
 def omniglot_embeddings(
-    files: list[Path], *, seed: int, noise: float = 0.0, most_dims: int = 128, hidden: int = 256, epochs: int = 15
+    files: list[Path], *, seed: int, noise: float = 0.0, most_dims: int = 128, hidden: int = 128, epochs: int = 15
 ) -> Embeddings:
     """1,904 database vectors, 408 validation and 408 test queries, 136 classes."""
     options = {"most_dims": most_dims, "hidden": hidden, "epochs": epochs, "batch": 64, "learning_rate": 1e-3}
