@@ -40,7 +40,7 @@ class ExactL2:
     def __init__(self, d: int | None = None) -> None:
         self.d = d
         self._dims: int | None = None
-        self._x: np.ndarray | None = None
+        self._rows: np.ndarray | None = None  # -2 x and |x|², so that a product with (q, 1) is |q - x|² - |q|²
 
     def train(self, x: Float[np.ndarray, "n D"]) -> Self:
         """Nothing to learn but the number of dimensions."""
@@ -51,36 +51,41 @@ class ExactL2:
         x = check_vectors(x, "database vectors", self._dims)
         self._dims = x.shape[1]
         part = prefix(x, self.d or self._dims)
-        self._x = part if self._x is None else np.concatenate([self._x, part])
-        self._norms = squared_norms(self._x)
+        rows = np.concatenate([-2.0 * part, squared_norms(part)[:, None]], axis=1)
+        self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
         return self
 
     def search(self, xq: Float[np.ndarray, "m D"], k: int) -> Found:
-        database = self.database
-        q = prefix(check_vectors(xq, "queries", self._dims), database.shape[1])
+        rows = self._filled()
+        n, d = len(rows), rows.shape[1] - 1
+        q = prefix(check_vectors(xq, "queries", self._dims), d)
+        extended = np.concatenate([q, np.ones((len(q), 1), dtype=np.float32)], axis=1)
+        scores = np.empty((min(_BLOCK, len(q)), n), dtype=np.float32)
         values, ids = [], []
-        transposed = database.T
         for start in range(0, len(q), _BLOCK):
-            scores = q[start : start + _BLOCK] @ transposed
-            scores *= -2.0
-            scores += self._norms
-            value, column = nearest(scores, k)
+            block = extended[start : start + _BLOCK]
+            value, column = nearest(np.matmul(block, rows.T, out=scores[: len(block)]), k)
             values.append(value)
             ids.append(column)
         distances = np.maximum(np.concatenate(values) + squared_norms(q)[:, None], 0)
-        every = np.full(len(q), float(len(database)))
-        return Found(distances, np.concatenate(ids), every * database.shape[1], every)
+        every = np.full(len(q), float(n))
+        return Found(distances, np.concatenate(ids), every * d, every)
 
     def cost(self) -> float:
-        return float(self.database.size)
+        n, columns = self._filled().shape
+        return float(n * (columns - 1))
 
     @property
     def bytes_per_vector(self) -> float:
-        return 4.0 * self.database.shape[1]
+        """The vector and its squared length."""
+        return 4.0 * self._filled().shape[1]
 
     @property
     def database(self) -> Float[np.ndarray, "n d"]:
         """The prefixes that were added."""
-        if self._x is None:
+        return -0.5 * self._filled()[:, :-1]
+
+    def _filled(self) -> np.ndarray:
+        if self._rows is None:
             raise ValueError("the index is empty; add vectors before searching")
-        return self._x
+        return self._rows
