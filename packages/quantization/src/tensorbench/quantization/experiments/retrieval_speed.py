@@ -7,6 +7,7 @@ are then timed in one batch.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(run: Run) -> None:
     import faiss
 
     faiss.omp_set_num_threads(run.threads)
+    gc.freeze()  # the collections between turns need not look at what the libraries made
     options = run.method.params
     data = run.dataset.load(run.seed)
     x, q, k = data["database"], data["queries"], options["k"]
