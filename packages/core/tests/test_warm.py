@@ -109,14 +109,13 @@ def test_environment_output_and_exit_status_are_the_callers(toy, address):
     assert process.wait(timeout=60) == 0 and toy.record().exists()
 
 
-@pytest.mark.parametrize("timed", [False, True])
-def test_timed_work_starts_a_python_of_its_own(toy, edit, address, timed):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_work_on_several_threads_starts_a_python_of_its_own(toy, edit, address, threads):
     edit(toy.module, "def run(run):\n", "def run(run):\n    open('started', 'w').write(' '.join(sys.orig_argv))\n")
     edit(toy.module, "import os, time", "import os, sys, time")
-    if timed:
-        edit(toy.config, "seeds: 3", "seeds: 3\nexclusive: true")
+    edit(toy.config, "seeds: 3", f"seeds: 3\nexclusive: true\nthreads: {threads}")
     assert job(toy, address).wait(timeout=60) == 0 and toy.record().exists()
-    assert ("--serve" in (toy.root / "started").read_text()) is not timed
+    assert ("--serve" in (toy.root / "started").read_text()) == (threads == 1)
 
 
 def test_a_caller_that_is_killed_takes_its_fork_along(tells_pid, address):

@@ -93,7 +93,7 @@ def _cold(argv: Sequence[str]) -> list[str]:
 
 
 def start_over_if_warm() -> None:
-    """In a fork: become a new Python process instead, for work that is timed or needs libraries loaded its own way."""
+    """In a fork: become a new Python process instead, for work that needs its libraries loaded its own way."""
     if _original is not None:
         sys.stdout.flush()
         sys.stderr.flush()
