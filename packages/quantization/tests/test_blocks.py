@@ -248,3 +248,12 @@ def test_bad_specs_and_input_are_explained():
         quantize(torch.full((1, 16), math.nan), BlockSpec("int4", "int8", 16))
     with pytest.raises(ValueError, match="Generator"):
         fake_quantize(torch.ones(4, 32), BlockSpec("e2m1", rounding="stochastic"))
+
+
+@pytest.mark.parametrize("scale", ["e8m0", "bf16", "fp32", "e5m2", "ue5m3", "e4m3"])
+@pytest.mark.parametrize("rounding", ["even", "stochastic"])
+def test_a_scale_of_the_tensor_fits_every_format_of_block_scales(scale, rounding):
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    spec = BlockSpec("e2m1", scale, 16, tensor_scale="absmax", rounding=rounding)
+    q = fake_quantize(x, spec, generator=torch.Generator().manual_seed(1))
+    assert float((q - x).norm() / x.norm()) < 0.25

@@ -28,6 +28,8 @@ from .packing import pack
 from .rounding import ROUNDINGS, Rounding
 from .scales import POWER_MODES, SCALE_MODES, ScaleMode, block_scale
 
+WIDE_TARGET = 448.0  # of the largest block scale, in formats of scales with float32's range
+
 
 @dataclass(frozen=True)
 class BlockSpec:
@@ -39,7 +41,7 @@ class BlockSpec:
         block: elements that share a scale, or a tile of the last two axes; ``None`` is one block along the axis.
         scale_mode: see ``scales``; by default ``rceil`` for E8M0 and ``nearest`` for other formats.
         tensor_scale: ``absmax`` multiplies a float32 number for the whole tensor, such that the largest block scale is
-            the largest number of its format; ``None`` leaves it out.
+            the largest number of its format (448 where that is beyond 2^16); ``None`` leaves it out.
         rounding, random_bits, midpoint: of the elements, see ``rounding``; scales always round as ``scale_mode`` says.
         infinity: ``saturate`` or ``nan`` (the block becomes NaN, as it does when it holds a NaN).
         pad: whether a last block may be ragged (filled with zeros, which are cut off again).
@@ -191,7 +193,9 @@ def _scales(amax: Tensor, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     if spec.tensor_scale == "absmax":
         largest = clean.amax()
         if largest > 0:
-            whole = largest / (spec.element_format.max * spec.scale_format.max)
+            # with the largest of a scale that reaches as far as float32, the tensor's scale would be zero
+            target = spec.scale_format.max if spec.scale_format.max <= 2**16 else WIDE_TARGET
+            whole = largest / (spec.element_format.max * target)
             clean = clean / whole
     scale = block_scale(clean, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
     return (scale if sound else torch.where(finite, scale, torch.nan)), whole

@@ -13,16 +13,20 @@ from tensorbench.core.data import dataset
     licence="Apache-2.0",
     generated=True,
 )
-def synthetic_tensors(*, seed: int, samples: int = 2**20, channels: int = 128) -> dict[str, np.ndarray]:
+def synthetic_tensors(
+    *, seed: int, samples: int = 2**20, channels: int = 128, normal_only: bool = False
+) -> dict[str, np.ndarray]:
     """Float32 matrices of about ``samples`` numbers in rows of ``channels``, blocks along the rows.
 
     ``normal``, ``laplace``, ``student3`` (three degrees of freedom), ``small`` (normal times 10^-4) and ``outlier``:
     normal with one channel 100 times as large. ``outlier_tokens`` is the last one transposed, so that blocks run along
-    the tokens.
+    the tokens. ``normal_only`` leaves the others out.
     """
     rng = np.random.default_rng(seed)
     shape = (samples // channels, channels)
     normal = rng.standard_normal(shape)
+    if normal_only:
+        return {"normal": normal.astype(np.float32)}
     outlier = rng.standard_normal(shape)
     outlier[:, rng.integers(channels)] *= 100
     tensors = {

@@ -127,6 +127,24 @@ def tasks_ue5m3(records: pd.DataFrame) -> list[float]:
     return _no_worse(records, "ue5m3", "tensor")
 
 
+def _no_worse_paired(records: pd.DataFrame, of: str, over: str, share: float = 0.25) -> list[float]:
+    """For each seed the tasks on which ``of`` exceeds ``over`` by at most a share of the mean gap of ``over``."""
+    table = _losses(records)
+    gap = (table[over] - table["fp32"]).groupby(level="dataset").mean().clip(lower=0)
+    margin = share * table.index.get_level_values("dataset").map(gap).to_numpy()
+    return (table[of] - table[over] <= margin).groupby(level="seed").sum().astype(float).tolist()
+
+
+def tasks_over_tensor_paired(records: pd.DataFrame) -> list[float]:
+    """Tasks on which the combination is no worse than tensor scaling alone, by a margin smaller than its gap."""
+    return _no_worse_paired(records, "combined", "tensor")
+
+
+def tasks_ue5m3_paired(records: pd.DataFrame) -> list[float]:
+    """Tasks on which UE5M3 alone is no worse than tensor scaling, by a margin smaller than its gap."""
+    return _no_worse_paired(records, "ue5m3", "tensor")
+
+
 def tasks_scale_format(records: pd.DataFrame) -> list[float]:
     """Tasks on which UE5M3 is better than plain E4M3 by a spread or more."""
     return _no_worse(records, "ue5m3", "e4m3", sign=-1.0)
