@@ -287,8 +287,8 @@ def open_job(
             raise ConfigError(f"{key} at scale {scale}: {unknown(kind, name, valid)}")
     threads = max(1, min(experiment.threads, threads or experiment.threads))
     if threads > 1 or experiment.device == "gpu":
-        # Thread pools and the choice of a GPU want a process that has loaded nothing yet. Timings on one thread do not:
-        # the libraries of a fork were loaded for one thread, and its own pages are touched for the first time either way.
+        # Thread pools and the choice of a GPU want a process that has loaded nothing yet. Timings on one thread do
+        # not: the libraries of a fork were loaded for one thread, and its own pages are new either way.
         warm.start_over_if_warm()
     limit_threads(threads)
     if experiment.device == "gpu":
