@@ -35,8 +35,8 @@ def int_matmul(
             raise ValueError(
                 f"{name} is {x.dtype}; integer matrices are expected (encode with formats.get_format('int8'))"
             )
-        if x.numel() and int(x.to(torch.int64).abs().max()) > 2**15:
-            raise ValueError(f"{name} reaches beyond 16 bits ({int(x.to(torch.int64).abs().max())})")
+        if x.numel() and not (int(x.min()) >= -(2**15) and int(x.max()) < 2**15):
+            raise ValueError(f"{name} reaches beyond 16 bits ({int(x.min())} to {int(x.max())})")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} do not multiply")
     total = (a.to(torch.float64) @ b.to(torch.float64)).to(torch.int64)  # |sums| < 2^53: exact
@@ -78,10 +78,15 @@ def _to_integers(x: Tensor, unit: MMAUnit) -> tuple[Tensor, float]:
 def on_unit(model: nn.Module, unit: str | MMAUnit) -> Iterator[nn.Module]:
     """Inside the ``with``, every ``nn.Linear`` of ``model`` multiplies on ``unit``; the bias is added in float32.
 
+    May be nested: leaving restores what was there. The output projection of ``nn.MultiheadAttention`` is never called
+    as a layer, so a model with one is refused.
+
     Raises:
-        ValueError: an unknown unit, a model without linear layers.
+        ValueError: an unknown unit, a model without linear layers, one with ``nn.MultiheadAttention``.
     """
     unit = get_unit(unit)
+    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        raise ValueError("nn.MultiheadAttention multiplies without calling its layers; write its products as nn.Linear")
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError("the model has no nn.Linear layer to put on a matrix unit")
@@ -93,10 +98,13 @@ def on_unit(model: nn.Module, unit: str | MMAUnit) -> Iterator[nn.Module]:
 
         return forward
 
+    before = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
             layer.forward = replaced(layer)  # type: ignore[method-assign]
         yield model
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, before, strict=True):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward  # type: ignore[method-assign]

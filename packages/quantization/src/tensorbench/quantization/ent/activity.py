@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from .arrays import Array, Trace
+from .arrays import Array, Result, Trace
 from .circuits import BoothForm, adder_circuit, encoder_circuit, mac_circuit, multiplier_circuit
 from .costs import Activity, GateModel, Report
 from .netlist import Netlist, simulate, to_words, toggles
@@ -145,7 +145,11 @@ def _tree_toggles(array: Array, trace: Trace, circuits: Circuits) -> Counter[tup
 
 def measure(array: Array, A: Int[np.ndarray, "m k"], B: Int[np.ndarray, "k n"], circuits: Circuits = UNIT) -> Activity:
     """Toggles and clocked registers of ``array.run(A, B)``."""
-    result = array.run(A, B, trace=True)
+    return of_result(array, array.run(A, B, trace=True), circuits)
+
+
+def of_result(array: Array, result: Result, circuits: Circuits = UNIT) -> Activity:
+    """Toggles and clocked registers of a product that was traced."""
     counted: Counter[tuple[str, str]] = Counter()
     for trace in _together(result.traces):
         counted += trace_activity(array, trace, circuits).toggles

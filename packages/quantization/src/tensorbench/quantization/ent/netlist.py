@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 from jaxtyping import Int, UInt64
 
@@ -131,13 +132,36 @@ def to_words(values: Int[np.ndarray, "cycles lanes"], width: int) -> list[Words]
     """Bit k of every value, for k below ``width``, 64 lanes to a word; lanes are filled up with zeros."""
     values = np.ascontiguousarray(values, dtype=np.int64)
     cycles, lanes = values.shape
-    padded = -(-lanes // 64) * 64
-    out = []
-    for k in range(width):
-        bits = np.zeros((cycles, padded), dtype=bool)
-        bits[:, :lanes] = (values >> k) & 1
-        out.append(np.packbits(bits, axis=1, bitorder="little").view(np.uint64))
-    return out
+    out = np.empty((width, cycles, -(-lanes // 64)), dtype=np.uint64)
+    _transpose(values.view(np.uint64), out)
+    return list(out)
+
+
+@numba.njit(cache=True)
+def _transpose(values, out):  # pragma: no cover
+    """Of each 64 values the 64 × 64 matrix of their bits, turned over by halves, quarters, … of itself."""
+    width, cycles, words = out.shape
+    lanes = values.shape[1]
+    block = np.empty(64, dtype=np.uint64)
+    for t in range(cycles):
+        for w in range(words):
+            for i in range(64):
+                lane = 64 * w + i
+                block[i] = values[t, lane] if lane < lanes else np.uint64(0)
+            step, mask = 32, np.uint64(0x00000000FFFFFFFF)
+            while step:
+                shift = np.uint64(step)
+                i = 0
+                while i < 64:
+                    for j in range(i, i + step):
+                        swap = ((block[j] >> shift) ^ block[j + step]) & mask
+                        block[j] ^= swap << shift
+                        block[j + step] ^= swap
+                    i += 2 * step
+                step //= 2
+                mask ^= mask << np.uint64(step)
+            for k in range(width):
+                out[k, t, w] = block[k]
 
 
 def from_words(words: Sequence[Words], lanes: int) -> Int[np.ndarray, "cycles lanes"]:

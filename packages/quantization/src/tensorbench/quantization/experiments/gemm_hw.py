@@ -61,8 +61,9 @@ def run(run: Run) -> None:
     for size in multipliers:
         for name in ARRAYS:
             array = make_array(name, size, kind=options["kind"], placement=options["placement"])
-            exact &= bool((array.run(data.A, data.B).c == wanted).all())
-            measured[name, size] = array, activity.measure(array, data.A, data.B, circuits)
+            result = array.run(data.A, data.B, trace=True)
+            exact &= bool((result.c == wanted).all())
+            measured[name, size] = array, activity.of_result(array, result, circuits)
     run.log(exact=exact)
     for step, (_, model) in enumerate(variants()):
         reports = {key: activity.report(*item, model, circuits) for key, item in measured.items()}

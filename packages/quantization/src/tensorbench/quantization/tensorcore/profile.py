@@ -2,7 +2,7 @@
 
 Operations (Sun et al., arXiv 2206.02874, Section on numeric behaviours): with operands from N(0, 1), the multiplication
 ``a b``, the addition of the inner product ``a1 1 + a2 1`` and the accumulation ``a 1 + c``, each against float32 on a
-CPU.
+CPU (float64 for fp64 units).
 ``init="low"`` rounds the operands first, so that the unit's arithmetic alone is seen; ``init="fp32"`` compares with the
 unrounded operands, so that the cast dominates. A chain is ``A <- A B_t`` with fresh B_t; the result re-enters in the
 operand format.
@@ -39,12 +39,11 @@ def profile_ops(unit: str | MMAUnit, init: Init = "low", n: int = 1024, *, seed:
     if unit.align == "integer":
         raise ValueError(f"{unit.name} adds integers, without any error to profile")
     generator = torch.Generator().manual_seed(seed)
-    a1, a2, b = (torch.randn(n, generator=generator) for _ in range(3))
-    c = torch.randn(n, generator=generator)
-    low = [unit.cast(x).to(torch.float32) for x in (a1, a2, b)]
+    a1, a2, b, c = (torch.randn(n, generator=generator).to(unit.dtype) for _ in range(4))
+    low = [unit.cast(x).to(unit.dtype) for x in (a1, a2, b)]
     if unit.acc_fmt == "fp16":
         c = unit.accumulator.round(c)
-    one, zero = torch.ones(n), torch.zeros(n)
+    one, zero = torch.ones(n, dtype=unit.dtype), torch.zeros(n, dtype=unit.dtype)
     x1, x2, y = low if init == "low" else (a1, a2, b)
     l1, l2, ly = low
     rows = {
@@ -87,7 +86,7 @@ def chain_error(
         exact = exact @ b.to(torch.float64)
         if t in lengths:
             errors.append((result - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1))
-        low = result.to(torch.float32)
+        low = result.to(unit.dtype)
     return torch.stack(errors, dim=1)
 
 
@@ -99,9 +98,11 @@ def sum_error(
     Relative to the sum of the absolute products, computed in float64; operands are rounded first. Negative: too small.
 
     Raises:
-        ValueError: no terms or rows.
+        ValueError: no terms or rows, an integer unit.
     """
     unit = get_unit(unit)
+    if unit.align == "integer":
+        raise ValueError(f"{unit.name} adds integers, without any error to profile")
     if length < 1 or rows < 1:
         raise ValueError(f"length {length} and rows {rows} must be at least 1")
     generator = torch.Generator().manual_seed(seed)

@@ -221,8 +221,11 @@ class MMAUnit:
     def _integer(self, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         limit = 2 ** (self.operand.bits - 1)
         for what, x in (("A", A), ("B", B)):
-            if bool((x != x.round() if torch.is_floating_point(x) else x != x).any()) or bool((x.abs() > limit).any()):
+            whole = not torch.is_floating_point(x) or bool((x == x.round()).all())
+            if not whole or bool(((x < -limit) | (x >= limit)).any()):
                 raise ValueError(f"{what} must hold integers from {-limit} to {limit - 1} for {self.in_fmt}")
+        if torch.is_floating_point(C) and bool((C.round() != C).any()):
+            raise ValueError(f"C must hold integers for {self.in_fmt}")
         total = (A.to(torch.float64) @ B.to(torch.float64)).to(torch.int64) + C.to(torch.int64)
         return ((total + 2**31) % 2**32 - 2**31).to(torch.int32)
 
