@@ -194,7 +194,7 @@ class Quantizer(nn.Module):
     def set_extra_state(self, state: bool) -> None:
         self.ready = bool(state)
 
-    def _load_from_state_dict(self, state_dict, prefix, *more) -> None:  # noqa: ANN001 - torch's signature
+    def _load_from_state_dict(self, state_dict, prefix, *more) -> None:
         if (stored := state_dict.get(prefix + "scale")) is not None and stored.shape != self.scale.shape:
             self.scale = nn.Parameter(self.scale.new_ones(stored.shape), requires_grad=self.scale.requires_grad)
         if (stored := state_dict.get(prefix + "zero_point")) is not None and stored.shape != self.zero_point.shape:

@@ -141,8 +141,8 @@ class QuantModel(nn.Module):
             keep: names of layers that are not to be quantised.
 
         Raises:
-            ValueError: no layer that can be quantised, one module under two names, a name in ``keep`` that is none, activations by channel or
-            group.
+            ValueError: no layer that can be quantised, one module under two names, a name in ``keep`` that is none,
+                activations by channel or group.
         """
         if activation.granularity != "tensor":
             raise ValueError("activations have one scale a tensor (axis 0 is the batch); use granularity='tensor'")
