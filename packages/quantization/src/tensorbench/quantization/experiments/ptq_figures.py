@@ -74,9 +74,10 @@ def layers(records: pd.DataFrame) -> Figure:
     for ax, (dataset, methods) in zip(axes[:, 0], kept.items(), strict=True):
         chosen = {name: best for name, one in methods.items() if (best := _found(one, TARGET)) is not None}
         names = next(iter(methods.values()))["layers"]
-        if (same := chosen.pop("uniform", None)) is not None:
-            look = {"color": plotting.style("uniform")["color"], "linewidth": 0.9, "linestyle": "--"}
-            ax.axhline(same["config"][names[0]], label=plotting.label("uniform"), zorder=1.5, **look)
+        for name, dashes in (("uniform", "--"), ("uniform_any", ":")):
+            if (same := chosen.pop(name, None)) is not None:
+                look = {"color": plotting.style(name)["color"], "linewidth": 0.9, "linestyle": dashes}
+                ax.axhline(same["config"][names[0]], label=plotting.label(name), zorder=1.5, **look)
         width = 0.8 / max(1, len(chosen))
         for k, (name, best) in enumerate(chosen.items()):
             at = np.arange(len(names)) + (k - (len(chosen) - 1) / 2) * width

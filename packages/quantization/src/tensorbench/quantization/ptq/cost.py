@@ -8,7 +8,7 @@ every such border.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tensorbench.core.errors import unknown
 
@@ -87,6 +87,7 @@ class LatencyTable:
 
     seconds: Mapping[str, Mapping[Precision, float]]
     conversion: Mapping[str, float]
+    kernels: Mapping[Precision, str] = field(default_factory=dict)  # precisions that one kernel serves; others differ
 
     @classmethod
     def of_roofline(
@@ -99,7 +100,7 @@ class LatencyTable:
 
 
 def latency(layers: Sequence[LayerInfo], config: ConfigLike, table: LatencyTable, entry: Precision = 16) -> float:
-    """Seconds of all layers, one after the other, with a conversion wherever the precision changes.
+    """Seconds of all layers, one after the other, with a conversion wherever the kernel changes.
 
     ``entry`` is the precision in which the first layer's input comes.
     """
@@ -108,7 +109,7 @@ def latency(layers: Sequence[LayerInfo], config: ConfigLike, table: LatencyTable
     for layer in layers:
         now = config[layer.name]
         total += _entry(table.seconds[layer.name], now, "latency")
-        if now != before:
+        if table.kernels.get(now, now) != table.kernels.get(before, before):
             total += table.conversion[layer.name]
         before = now
     return total

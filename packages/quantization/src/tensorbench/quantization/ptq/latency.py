@@ -4,7 +4,7 @@ float32 and bfloat16 by ``torch.nn.functional.linear``, eight bits by the quanti
 (``torch.ops.quantized``, uint8 activations, int8 weights, requantised output) and by ``torch._int_mm`` (int8 by int8
 to int32, output scaled to float32). Convolutions count as the product of their patches, without making the patches,
 and products of attention as one product each. Below eight bits torch's CPU kernels have no arithmetic of their own: a
-table gives those widths the time of eight bits.
+table gives those widths the time of eight bits, and a border between two of them needs no conversion.
 """
 
 from __future__ import annotations
@@ -101,4 +101,4 @@ def measure_table(
             p: times["fp32"] if p == 32 else times["bf16"] if p == 16 else quickest for p in precisions
         }
         conversion[layer.name] = moved
-    return LatencyTable(seconds, conversion)
+    return LatencyTable(seconds, conversion, {p: "int8" for p in precisions if p <= 8})

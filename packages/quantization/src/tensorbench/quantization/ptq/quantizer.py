@@ -187,6 +187,20 @@ class Quantizer(nn.Module):
             q = inside + (form.round(inside.detach()) - inside).detach()
         return (q * scale).reshape(x.shape)
 
+    def get_extra_state(self) -> bool:
+        """Whether a range was set; part of ``state_dict``."""
+        return self.ready
+
+    def set_extra_state(self, state: bool) -> None:
+        self.ready = bool(state)
+
+    def _load_from_state_dict(self, state_dict, prefix, *more) -> None:
+        if (stored := state_dict.get(prefix + "scale")) is not None and stored.shape != self.scale.shape:
+            self.scale = nn.Parameter(self.scale.new_ones(stored.shape), requires_grad=self.scale.requires_grad)
+        if (stored := state_dict.get(prefix + "zero_point")) is not None and stored.shape != self.zero_point.shape:
+            self.zero_point = self.zero_point.new_zeros(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def extra_repr(self) -> str:
         return repr(self.spec)
 

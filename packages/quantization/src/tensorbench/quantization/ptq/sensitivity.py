@@ -82,6 +82,10 @@ def _noise(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Uniform in plus or minus half a step, with the draws along a new first axis."""
 
+    used = [q[str(b)] for q in (*layer.input_quantizers, *([layer.weight_quantizers] if layer.has_weight else []))]
+    if not all(q.spec.has_scale and q.ready for q in used):
+        raise ValueError(f"precision {b} has no calibrated step to make noise of; calibrate, and give widths up to 8")
+
     def uniform(shape: torch.Size, step: Tensor) -> Tensor:
         step = step.detach().reshape(-1, *[1] * (len(shape) - 1)) if step.ndim else step.detach()
         return (torch.rand((draws, *shape), generator=generator) - 0.5) * step
@@ -158,14 +162,18 @@ def hessian(
     model: QuantModel, batch: Batch, bits: Sequence[int], *, generator: torch.Generator, loss: Loss = F.cross_entropy,
     draws: int = 8,
 ) -> Scores:  # fmt: skip
-    """Mean Hessian diagonal times the squared error of quantisation."""
+    """Size of the mean Hessian diagonal times the squared error of quantisation.
+
+    Where the estimate is negative (the loss is not convex, few draws) its size counts: a layer would otherwise seem to
+    gain from few bits.
+    """
     traces = hessian_traces(model, batch, generator=generator, loss=loss, draws=draws)
     with model.at(32):
         _, operands = model.capture(batch[0])
     scores: Scores = {}
     for name in model.names:
         layer = model.layer(name)
-        mean = traces[name][0] / traces[name][1]
+        mean = abs(traces[name][0]) / traces[name][1]
         scores[name] = {}
         for b in bits:
             with torch.no_grad():

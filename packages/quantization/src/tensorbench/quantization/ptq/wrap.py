@@ -65,7 +65,7 @@ class QuantLayer(nn.Module):
         )
         self.use(32)
         self.noise: tuple[Tensor | None, Sequence[Tensor] | None] | None = None
-        self._kept: dict[str, tuple[tuple[int, int, int], Tensor]] = {}
+        self._kept: dict[str, tuple[tuple, Tensor]] = {}
 
     def use(self, precision: Precision) -> None:
         """Compute at this precision from now on."""
@@ -85,7 +85,10 @@ class QuantLayer(nn.Module):
         quantizer = self.weight_quantizers[key]
         if torch.is_grad_enabled() and (weight.requires_grad or quantizer.scale.requires_grad):
             return quantizer(weight)
-        version = (weight._version, quantizer.scale._version, id(quantizer.scale))
+        version = tuple(
+            (id(t), t._version, t.data_ptr(), t.dtype, t.device)
+            for t in (weight, quantizer.scale, quantizer.zero_point)
+        )
         if key not in self._kept or self._kept[key][0] != version:
             with torch.no_grad():
                 self._kept[key] = (version, quantizer(weight))
@@ -138,8 +141,8 @@ class QuantModel(nn.Module):
             keep: names of layers that are not to be quantised.
 
         Raises:
-            ValueError: no layer that can be quantised, a name in ``keep`` that is none, activations by channel or
-            group.
+            ValueError: no layer that can be quantised, one module under two names, a name in ``keep`` that is none,
+                activations by channel or group.
         """
         if activation.granularity != "tensor":
             raise ValueError("activations have one scale a tensor (axis 0 is the batch); use granularity='tensor'")
@@ -152,7 +155,14 @@ class QuantModel(nn.Module):
         for name, module in [*model.named_modules()]:
             if isinstance(module, nn.MultiheadAttention):
                 _put(model, name, ExplicitAttention(module))
-        found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | MatMul)}
+        found: dict[str, nn.Linear | nn.Conv2d | MatMul] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            if isinstance(module, nn.Linear | nn.Conv2d | MatMul):
+                if (twin := next((n for n, m in found.items() if m is module), None)) is not None:
+                    raise ValueError(
+                        f"layers {twin!r} and {name!r} are one module; copy it, so that each can be quantised"
+                    )
+                found[name] = module
         for name in keep:
             if name not in found:
                 raise ValueError(unknown("layer to keep", name, found))
