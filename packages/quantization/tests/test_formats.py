@@ -181,3 +181,9 @@ def test_bad_input_is_explained():
         form.decode(torch.tensor([16]))
     with pytest.raises(ValueError, match="too many"):
         get_format("fp32").values()
+
+
+def test_overflow_without_a_code_for_it_is_refused():
+    with pytest.raises(ValueError, match="neither infinity nor NaN"):
+        get_format("e2m1").encode(torch.tensor([100.0]), overflow="special")
+    assert torch.equal(get_format("ue5m3").round(torch.tensor([-1.0, -1e9]), overflow="special"), torch.zeros(2))

@@ -291,3 +291,26 @@ def test_overhead_shrinks_with_the_layer_and_adds_up():
 def test_pareto_front():
     points = {"a": (0.0, 3.0), "b": (1.0, 1.0), "c": (1.0, 2.0), "d": (2.0, 1.0), "e": (3.0, math.nan), "f": (2.0, 0.5)}
     assert pareto(points) == ["a", "b", "f"]
+
+
+def test_other_statistics_keep_the_policy_for_nan_and_do_not_see_the_filling():
+    x = torch.full((1, 17), 5.0)
+    assert torch.equal(Percentile(BlockSpec("e2m1", "fp32", block=16, scale_mode="nearest"), 0.95)(x, -1), x)
+    broken = torch.ones(2, 32)
+    broken[0, 3] = torch.inf
+    for operand in (MovingAbsmax(E4M3), Percentile(E4M3)):
+        bad = torch.isnan(operand(broken, -1))
+        assert bad[0, :16].all() and not bad[0, 16:].any() and not bad[1].any()
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"outliers": 0.999, "tensor_scale": 50},
+        {"rounding_gradient": "dge", "tensor_scale": 50},
+        {"scale_gradient": "ste", "absmax": "percentile"},
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(choices):
+    with pytest.raises(ValueError, match="plain"):
+        Recipe(**choices)

@@ -97,3 +97,16 @@ def test_bad_conversions_are_explained():
         convert(nn.Sequential(nn.ReLU()), GemmSpec())
     with pytest.raises(ValueError, match="no linear layer"):
         convert(nn.Sequential(nn.Linear(2, 2)), GemmSpec(), keep=["0"])
+
+
+def test_a_layer_in_two_places_is_converted_in_both_and_attention_is_refused():
+    shared = nn.Linear(4, 4)
+    net = nn.Sequential(shared, nn.ReLU(), shared)
+    assert convert(net, GemmSpec.uniform(MX["mxfp4"])) == ["0", "2"]
+    assert isinstance(net[0], QuantLinear) and net[0] is net[2]
+    restore(net)
+    assert not isinstance(net[0], QuantLinear) and net[0] is net[2]
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    with pytest.raises(ValueError, match=r"self_attn: nn\.MultiheadAttention"):
+        convert(encoder, GemmSpec.uniform(MX["mxfp4"]))
+    assert convert(encoder, GemmSpec.uniform(MX["mxfp4"]), keep=["self_attn"]) == ["linear1", "linear2"]

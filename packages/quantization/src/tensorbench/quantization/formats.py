@@ -106,11 +106,12 @@ class FloatFormat:
 
     def _limit(self, q: Tensor, x: Tensor, overflow: Overflow) -> Tensor:
         if overflow == "special":
-            beyond = torch.inf if self.has_infinity else torch.nan
-            q = torch.where(q.abs() > self.max, torch.copysign(torch.full_like(q, beyond), q), q)
+            if not self.has_nan:
+                raise ValueError(f"{self.name} has neither infinity nor NaN: overflow can only saturate")
             if not self.signed:
                 q = q.clamp(min=self.tiny if self.specials == "power" else 0.0)
-            return q
+            beyond = torch.inf if self.has_infinity else torch.nan
+            return torch.where(q.abs() > self.max, torch.copysign(torch.full_like(q, beyond), q), q)
         if overflow != "saturate":
             raise ValueError(unknown("overflow", overflow, ("saturate", "special")))
         lowest = -self.max if self.signed else (self.tiny if self.specials == "power" else 0.0)

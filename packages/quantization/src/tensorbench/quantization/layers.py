@@ -168,10 +168,27 @@ def convert(
     Returns:
         the names of the converted layers. ``state_dict`` keys do not change; ``restore`` undoes it.
 
+    A layer that stands in several places is converted in all of them. ``nn.MultiheadAttention`` multiplies by its
+    weights without calling a linear layer, so it must be kept (by its name), and says so.
+
     Raises:
-        ValueError: a pattern that matches no linear layer, or nothing left to convert.
+        ValueError: a pattern that matches no linear layer, nothing left to convert, or an ``nn.MultiheadAttention``.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    keep = list(keep)
+    attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    inside = [name for name in attention if name not in keep]
+    if inside:
+        raise ValueError(
+            f"{', '.join(inside)}: nn.MultiheadAttention calls no linear layer that could be converted; use attention "
+            f"of nn.Linear projections, or keep={inside!r} leaves it as it is"
+        )
+    keep = [pattern for pattern in keep if pattern not in attention]
+    places = [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Linear) and not any(name.startswith(f"{outer}.") for outer in attention)
+    ]
+    names = [name for name, _ in places]
     if isinstance(model, nn.Linear):
         raise ValueError("the model is a single nn.Linear; use QuantLinear.of(model, spec)")
     kept: set[str] = set()
@@ -183,8 +200,11 @@ def convert(
     chosen = [name for name in names if name not in kept]
     if not chosen:
         raise ValueError("the model has no linear layer to convert" + (" beside those kept" if names else ""))
-    for name in chosen:
-        _replace(model, name, lambda old: QuantLinear.of(old, spec, generator))
+    made: dict[int, QuantLinear] = {}
+    for name, module in places:
+        if name in chosen:
+            layer = made.setdefault(id(module), QuantLinear.of(module, spec, generator))
+            _replace(model, name, layer)
     return chosen
 
 
@@ -199,11 +219,12 @@ def restore(model: nn.Module) -> None:
         layer.train(old.training)
         return layer
 
-    for name in [name for name, module in model.named_modules() if isinstance(module, QuantLinear)]:
-        _replace(model, name, plain)
+    made: dict[int, nn.Linear] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, QuantLinear):
+            _replace(model, name, made.setdefault(id(module), plain(module)))
 
 
-def _replace(model: nn.Module, name: str, make: Callable[[nn.Linear], nn.Linear]) -> None:
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     path, _, last = name.rpartition(".")
-    parent = model.get_submodule(path)
-    setattr(parent, last, make(getattr(parent, last)))
+    setattr(model.get_submodule(path), last, layer)

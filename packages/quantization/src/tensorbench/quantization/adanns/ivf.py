@@ -157,8 +157,12 @@ class IVF:
         return Found(values, ids, n_list * d_c + members * fine.shape[1], n_list + members)
 
     def sliced(self, d_c: int, d_s: int) -> IVF:
-        """The same lists with the centroids and the vectors cut to prefixes (and scaled to length one anew)."""
-        other = IVF(d_c, d_s, centroids=prefix(self.centroids, d_c))
+        """The same lists with the centroids and the vectors cut to prefixes and scaled to length one anew.
+
+        Centroids in full length stay as they are, so that the cells chosen are those of the index itself.
+        """
+        whole = d_c == self.centroids.shape[1]
+        other = IVF(d_c, d_s, centroids=self.centroids if whole else prefix(self.centroids, d_c))
         other.lists, other._cells, other._dims = self.lists, self._cells, self._dims
         other._fine = prefix(self._fine, d_s)
         other._norms = squared_norms(other._fine)

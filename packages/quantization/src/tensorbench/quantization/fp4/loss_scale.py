@@ -1,8 +1,8 @@
 """Loss scaling: gradients multiplied on their way back, so that they fit a narrow format, and divided at the end.
 
-The factor grows after a run of finite steps and shrinks after one that overflowed, whose gradients are dropped
-(Micikevicius et al. 2018). With block scales it matters only where their format is narrow (E4M3 without a tensor's
-scale).
+The factor grows after a run of finite steps and shrinks after one that overflowed. Gradients that overflowed become
+zero, those of other parameters are kept (Micikevicius et al. 2018 skip the whole step). With block scales it matters
+only where their format is narrow (E4M3 without a tensor's scale).
 """
 
 from __future__ import annotations

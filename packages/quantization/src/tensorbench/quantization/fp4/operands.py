@@ -36,14 +36,20 @@ def quantize_with(
     tensor_scale: Float[Tensor, ""] | float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """``fake_quantize`` with given magnitudes for the scales of the blocks and a given scale of the tensor."""
+    """``fake_quantize`` with given magnitudes for the scales of the blocks and a given scale of the tensor.
+
+    NaN and infinity are treated as the spec says: a block that holds one becomes NaN (infinity saturates if asked to).
+    """
     blocks, layout = to_blocks(floating(x), spec.block, axis, pad=spec.pad)
+    sound = torch.isfinite(blocks).all(-1, keepdim=True) if spec.infinity == "nan" else ~blocks.isnan().any(-1, True)
+    amax = torch.where(sound & torch.isfinite(amax), amax, torch.zeros_like(amax))
     scale = block_scale(amax / tensor_scale, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
     decoded = scale * tensor_scale
+    ratio = torch.where(sound, blocks / decoded, torch.zeros_like(blocks))
     q = spec.element_format.round(
-        blocks / decoded, spec.rounding, generator=generator, random_bits=spec.random_bits, midpoint=spec.midpoint
+        ratio, spec.rounding, generator=generator, random_bits=spec.random_bits, midpoint=spec.midpoint
     )
-    return layout.undo(q * decoded).to(x.dtype)
+    return layout.undo(q * torch.where(sound, decoded, torch.nan)).to(x.dtype)
 
 
 @dataclass
@@ -92,7 +98,10 @@ class Percentile:
 
     def __call__(self, x: Tensor, axis: int, *, generator: torch.Generator | None = None) -> Tensor:
         blocks, _ = to_blocks(x, self.spec.block, axis, pad=self.spec.pad)
-        amax = torch.quantile(blocks.abs(), self.share, dim=-1, keepdim=True)
+        inside, _ = to_blocks(torch.ones_like(x), self.spec.block, axis, pad=self.spec.pad)
+        # The zeros that fill a ragged block are no part of its statistics; the tensor's own NaN is quantize_with's.
+        magnitudes = torch.where(inside > 0, torch.nan_to_num(blocks.abs()), torch.nan)
+        amax = torch.nanquantile(magnitudes, self.share, dim=-1, keepdim=True)
         return quantize_with(x, self.spec, axis, amax, generator=generator)
 
 

@@ -72,6 +72,15 @@ class Recipe:
             )
         if self.absmax != "absmax" and self.tensor_scale is not None:
             raise ValueError(f"absmax={self.absmax!r} has no scale of the tensor; leave tensor_scale out")
+        plain = self.absmax == "absmax" and not isinstance(self.tensor_scale, int)
+        if self.outliers is not None and not plain:
+            raise ValueError("outliers clamp the plain quantiser of x: leave absmax and a held tensor_scale out")
+        straight = self.rounding_gradient == "ste" and self.scale_gradient == "none"
+        if not straight and not (plain and self.outliers is None):
+            raise ValueError(
+                "gradients through the quantiser are those of the plain one: use rounding_gradient='ste' and "
+                "scale_gradient='none' with outliers, absmax or a held tensor_scale"
+            )
         if self.random_bits is not None and not self.stochastic:
             raise ValueError("random_bits are of stochastic rounding; set stochastic=True")
 
