@@ -114,7 +114,7 @@ def train_encoder(
         model,
         batches,
         lambda network, rows: loss(network(inputs[rows]), targets[rows]),
-        torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True),
+        torch.optim.Adam(model.parameters(), lr=learning_rate),
         steps=epochs * -(-len(inputs) // batch),
         schedule="cosine",
     )

@@ -62,7 +62,7 @@ def captured(text: TokenText, run: Run, steps: int) -> dict[str, list[torch.Tens
     """Weights, activations and output gradients of a character model after training, a list over layers each."""
     generator = run.generator
     model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary)), generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1)
     batches = char_lm.batches(text.train, generator)
     fit(model, batches, char_lm.loss, optimizer, steps=steps, schedule="cosine", warmup=0.1, clip=1.0)
     layers = capture(model, char_lm.loss, next(char_lm.batches(text.valid, generator, batch=32)))

@@ -53,11 +53,7 @@ def run(run: Run) -> None:
     spec = METHODS[run.method.uses] if run.method.uses in METHODS else recipe(run.method.uses)
     convert(model, spec, char_lm.KEEP, generator=torch.Generator().manual_seed(run.seed + 1))
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=options["learning_rate"],
-        betas=(0.9, 0.95),
-        weight_decay=options["weight_decay"],
-        fused=True,
+        model.parameters(), lr=options["learning_rate"], betas=(0.9, 0.95), weight_decay=options["weight_decay"]
     )
     probe = torch.Generator().manual_seed(run.seed + 2)
     probes = [next(char_lm.batches(text.valid, probe)) for _ in range(2)]

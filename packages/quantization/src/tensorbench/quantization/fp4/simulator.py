@@ -129,7 +129,7 @@ def simulate(
     if optimizer == "stable_spam":
         rule: torch.optim.Optimizer = StableSPAM(parameters, lr=task.lr)
     else:
-        rule = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=0.0, fused=True)
+        rule = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=0.0)
     loss = task.loss
     factor = recipe.loss_scale if isinstance(recipe, Recipe) else None
     scaler = LossScaler(parameters, factor) if factor else None

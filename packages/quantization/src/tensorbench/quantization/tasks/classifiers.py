@@ -166,7 +166,7 @@ def trained_state(*, seed: int, name: str, steps: int) -> dict[str, np.ndarray]:
         model,
         batches,
         lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]),
-        torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.01, fused=True),
+        torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.01),
         steps=steps,
         schedule="cosine",
         warmup=0.05,
