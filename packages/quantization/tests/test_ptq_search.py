@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tensorbench.quantization.front import pareto_places
 from tensorbench.quantization.ptq import cost as costs
 from tensorbench.quantization.ptq.calibrate import calibrate
 from tensorbench.quantization.ptq.journal import Journal
@@ -20,7 +21,6 @@ from tensorbench.quantization.ptq.search import (
     exhaustive,
     greedy_search,
     ilp_search,
-    pareto,
     uniform_search,
 )
 from tensorbench.quantization.ptq.sensitivity import METRICS, hessian_traces, noise, order_by, sensitivity
@@ -154,7 +154,7 @@ def test_allocation_is_that_of_brute_force():
 
 def test_pareto_against_its_definition():
     points = [tuple(p) for p in np.random.default_rng(0).integers(0, 6, (40, 2))]
-    front = [points[i] for i in pareto(points)]
+    front = [points[i] for i in pareto_places(points)]
     beaten = lambda p: any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)  # noqa: E731
     assert front == sorted({p for p in points if not beaten(p)})
 

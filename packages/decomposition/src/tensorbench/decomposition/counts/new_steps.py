@@ -8,7 +8,7 @@ within each, over the posterior of the new steps given that sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.special import gammaln, softmax
 from tensorbench.decomposition.counts.bptd import BPTD
 from tensorbench.decomposition.counts.inputs import check_counts
 from tensorbench.decomposition.counts.related import BPTF, BlockModel
-from tensorbench.decomposition.counts.state import NAMES
+from tensorbench.decomposition.counts.state import NAMES, State
 
 SAMPLES, SWEEPS, BURN = 50, 40, 20
 S = TypeVar("S")
@@ -27,6 +27,14 @@ S = TypeVar("S")
 def _spread(samples: Sequence[S], size: int) -> Sequence[S]:
     """At most ``size`` of them, evenly spread, the last one among them."""
     return samples[:: -max(1, -(-len(samples) // size))]
+
+
+def _mean_rates(samples: Sequence[S], shape: tuple[int, ...], rates: Callable[[S], np.ndarray]) -> np.ndarray:
+    """The mean of ``rates(sample)`` over the samples."""
+    total = np.zeros(shape)
+    for sample in samples:
+        total += rates(sample)
+    return total / len(samples)
 
 
 def bptd_new_steps(
@@ -42,12 +50,13 @@ def bptd_new_steps(
     """Regimes of new steps by ``BPTD.partial_fit``, for ``samples`` kept states of a fitted model."""
     rng, chosen = np.random.default_rng(seed), _spread(model.samples, samples)
     prior = {"e": model.prior.e, "f": model.prior.f, "gamma0": model.prior.gamma0}
-    total = np.zeros(Y.shape)
-    for state in chosen:
+
+    def rates(state: State) -> np.ndarray:
         fixed = {name: getattr(state, name) for name in NAMES if name != "Psi_TR"}
         part = BPTD(*model.ranks, **prior, n_iter=sweeps, burn=burn, seed=rng)
-        total += part.partial_fit(Y, fixed, mask).posterior_mean()
-    return total / len(chosen)
+        return part.partial_fit(Y, fixed, mask).posterior_mean()
+
+    return _mean_rates(chosen, Y.shape, rates)
 
 
 def bptf_new_steps(
@@ -62,12 +71,13 @@ def bptf_new_steps(
 ) -> Float[np.ndarray, "V V A T2"]:
     """Activities of components in new steps by ``BPTF.partial_fit``, for ``samples`` kept states of a fitted model."""
     rng, chosen = np.random.default_rng(seed), _spread(model.samples, samples)
-    total = np.zeros(Y.shape)
-    for state in chosen:
+
+    def rates(state: dict[str, np.ndarray]) -> np.ndarray:
         fixed = {name: value for name, value in state.items() if name != "psi"}
         part = BPTF(model.n_components, a=model.a, n_iter=sweeps, burn=burn, seed=rng)
-        total += part.partial_fit(Y, fixed, mask).posterior_mean()
-    return total / len(chosen)
+        return part.partial_fit(Y, fixed, mask).posterior_mean()
+
+    return _mean_rates(chosen, Y.shape, rates)
 
 
 def blocks_new_steps(

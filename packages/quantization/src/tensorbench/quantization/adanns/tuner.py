@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..front import pareto_places
 from .ivf import IVF, MGIVF
 
 
@@ -45,11 +46,8 @@ def cheapest_reaching(trials: Iterable[Trial], score: float) -> Trial | None:
 
 def pareto(trials: Iterable[Trial]) -> list[Trial]:
     """The trials that no other beats in both cost and score, cheapest first."""
-    front: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.cost, -t.score)):
-        if not front or trial.score > front[-1].score:
-            front.append(trial)
-    return front
+    trials = list(trials)
+    return [trials[place] for place in pareto_places((trial.cost, trial.score) for trial in trials)]
 
 
 def _cheapest(trials: list[Trial]) -> float:

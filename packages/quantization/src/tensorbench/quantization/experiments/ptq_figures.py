@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
-from tensorbench.quantization.ptq.search import pareto
+from tensorbench.quantization.front import pareto_places
 
 SHOWN = "hessian"  # the sensitivity whose configs stand for a guided search where one has to
 TARGET = 0.99
@@ -50,7 +50,7 @@ def front(records: pd.DataFrame) -> Figure:
         points = np.array([p for one in methods.values() for p in one["visited"]], dtype=float)
         points[:, 1] *= 100
         ax.plot(*points.T, ".", color="#B8B8B8", markersize=2.5, label="visited", zorder=1, rasterized=True)
-        line = points[pareto(map(tuple, points))]
+        line = points[pareto_places(map(tuple, points))]
         ax.step(*line.T, where="post", color="#444444", linewidth=0.9, label="front of those", zorder=2)
         start = points[np.argmax(points[:, 0]), 1]
         plotting.reference(ax, y=100 * TARGET * start / 100, text="target 99 %")

@@ -69,24 +69,14 @@ def _svd(data: Embeddings) -> Vectors:
     return cache(lambda part, d: prefix((data.rigid(part, most) - mean) @ basis, d))
 
 
-def _adanns(data: Embeddings) -> Views:
-    view = _nested(data)
-    return Views(view, view, view, True)
+def _one(vectors: Callable[[Embeddings], Vectors], decoupled: bool) -> Callable[[Embeddings], Views]:
+    """The same vectors in every stage; ``decoupled``: each stage may take another size of them."""
 
+    def views(data: Embeddings) -> Views:
+        view = vectors(data)
+        return Views(view, view, view, decoupled)
 
-def _matryoshka(data: Embeddings) -> Views:
-    view = _nested(data)
-    return Views(view, view, view, False)
-
-
-def _rigid_views(data: Embeddings) -> Views:
-    view = _rigid(data)
-    return Views(view, view, view, False)
-
-
-def _multigranular(data: Embeddings) -> Views:
-    view = _rigid(data)
-    return Views(view, view, view, True)
+    return views
 
 
 def _svd_views(data: Embeddings) -> Views:
@@ -96,10 +86,10 @@ def _svd_views(data: Embeddings) -> Views:
 
 
 METHODS = {
-    "adanns": _adanns,
-    "matryoshka": _matryoshka,
-    "rigid": _rigid_views,
-    "multigranular": _multigranular,
+    "adanns": _one(_nested, True),
+    "matryoshka": _one(_nested, False),
+    "rigid": _one(_rigid, False),
+    "multigranular": _one(_rigid, True),
     "svd": _svd_views,
 }
 

@@ -15,8 +15,7 @@ arXiv 2011.10680) over budgets, ``uniform_search`` one width for all.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -249,14 +248,3 @@ def ilp_search(
         else:
             low = budget
     return search.result()
-
-
-def pareto(points: Iterable[tuple[float, float]]) -> list[int]:
-    """Places of the (cost, accuracy) that no other beats in both, by rising cost; of equals the first."""
-    points = list(points)
-    front, best = [], -math.inf
-    for place in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[place][1] > best:
-            front.append(place)
-            best = points[place][1]
-    return front
