@@ -1,0 +1,1 @@
+"""Training rules: descent in a chosen norm, scaling with width and batch, curvature, manifolds."""

@@ -1,0 +1,153 @@
+"""What every optimizer here shares: checks at the door, and one rule for how an optimizer gets its curvature.
+
+An optimizer with ``needs_graph = False`` steps as torch's do: ``optimizer.step()`` after ``loss.backward()``, or
+``optimizer.step(closure)`` with a closure that clears the gradients, calls ``backward`` and returns the loss.
+
+An optimizer with ``needs_graph = True`` takes a closure that returns the loss *with its graph* and calls no
+``backward``: the optimizer differentiates it with ``torch.autograd.grad(..., create_graph=True)`` as often as it needs.
+(``loss.backward(create_graph=True)`` keeps a reference cycle between a parameter and its gradient, which leaks.)
+
+Every check is made before any state changes, so that a refused step leaves weights and state as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Closed = Literal["both", "left", "right", "neither"]
+
+
+class NonFiniteLossError(ValueError):
+    """The loss is NaN or infinite; the step was refused, weights and state are as they were."""
+
+
+class NonFiniteGradientError(ValueError):
+    """A gradient holds NaN or infinity; the step was refused, weights and state are as they were."""
+
+
+class Optimizer(torch.optim.Optimizer):
+    """torch's optimizer, except that it refuses the state of another model."""
+
+    needs_graph = False
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's.
+
+        Raises:
+            ValueError: the groups differ, or the saved state of a parameter has tensors of as many axes as the parameter
+                has, and another shape.
+        """
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        if len(saved) == len(own):  # torch tells of the other case
+            for number, (index, parameter) in enumerate(zip(saved, own, strict=True)):
+                for name, value in state_dict["state"].get(index, {}).items():
+                    if not isinstance(value, Tensor) or value.ndim == 0 or not self._has_shape_of_parameter(name):
+                        continue
+                    if value.shape != parameter.shape:
+                        raise ValueError(
+                            f"this state is of another model: {name!r} of parameter {number} has shape "
+                            f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
+                        )
+        super().load_state_dict(state_dict)
+
+    def _has_shape_of_parameter(self, name: str) -> bool:
+        """Whether the state called ``name`` has the shape of its parameter; to be overridden where some has not."""
+        return True
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` where it is a finite number above 0."""
+    return in_interval(name, value, 0, math.inf, closed="neither")
+
+
+def nonnegative(name: str, value: float) -> float:
+    """``value`` where it is a finite number of at least 0."""
+    return in_interval(name, value, 0, math.inf, closed="left")
+
+
+def in_interval(name: str, value: float, low: float, high: float, *, closed: Closed = "left") -> float:
+    """``value`` where it lies between ``low`` and ``high``; ``closed`` says which ends belong to the interval."""
+    above = value >= low if closed in ("both", "left") else value > low
+    below = value <= high if closed in ("both", "right") else value < high
+    if not (above and below):
+        left, right = "[" if closed in ("both", "left") else "(", "]" if closed in ("both", "right") else ")"
+        raise ValueError(f"{name} {value} must be in {left}{low:g}, {high:g}{right}")
+    return value
+
+
+def whole(name: str, value: int, least: int = 1) -> int:
+    """``value`` where it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} {value!r} must be a whole number of at least {least}")
+    return value
+
+
+def check_gradients(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None] | None = None) -> None:
+    """Refuse gradients that would become a wrong step. ``gradients`` are those in ``.grad`` unless they are given.
+
+    Raises:
+        ValueError: a sparse or complex gradient, none at all.
+        NonFiniteGradientError: NaN or infinity; the message names the parameter's number.
+    """
+    parameters = list(parameters)
+    taken = [p.grad for p in parameters] if gradients is None else list(gradients)
+    dense = [g for g in taken if g is not None]
+    if not dense:
+        raise ValueError("no parameter has a gradient; call backward() before step(), or pass a closure")
+    for number, g in enumerate(taken):
+        if g is not None and g.is_sparse:
+            raise ValueError(f"the gradient of parameter {number} is sparse, which is not supported; use sparse=False")
+        if g is not None and g.is_complex():
+            raise ValueError(f"the gradient of parameter {number} is complex, which is not supported")
+    # One pass and one wait for the device: a sum of norms is finite if and only if every gradient is.
+    norms = torch._foreach_norm(dense)
+    if bool(torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())):
+        return
+    for number, g in enumerate(taken):
+        if g is not None and not bool(torch.isfinite(g).all()):
+            raise NonFiniteGradientError(
+                f"the gradient of parameter {number} (shape {tuple(g.shape)}) has NaN or infinity; no step was made"
+            )
+
+
+def checked_loss(closure: Callable[[], Tensor]) -> Tensor:
+    """The loss that ``closure`` returns, with its graph where it has one.
+
+    Raises:
+        NonFiniteLossError: it is NaN or infinite.
+        ValueError: it is not one number.
+    """
+    with torch.enable_grad():
+        loss = closure()
+    if loss.numel() != 1:
+        raise ValueError(f"the loss must be one number, got shape {tuple(loss.shape)}; take its mean or sum")
+    if not bool(torch.isfinite(loss.detach()).all()):
+        raise NonFiniteLossError(f"the loss is {float(loss.detach())}; no step was made")
+    return loss
+
+
+def gradients_with_graph(closure: Callable[[], Tensor] | None, parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients that can be differentiated again, from the closure of an optimizer with ``needs_graph``.
+
+    A parameter that the loss does not depend on gets a gradient of zeros.
+
+    Raises:
+        ValueError: no closure, or a loss without a graph.
+    """
+    if closure is None:
+        raise ValueError(
+            "this optimizer needs curvature: pass step() a closure that returns the loss, without backward()"
+        )
+    loss = checked_loss(closure)
+    if loss.grad_fn is None:
+        raise ValueError("the closure's loss has no graph; return the loss itself, not .item() or .detach()")
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    check_gradients(parameters, [g.detach() for g in filled])
+    return loss, filled
