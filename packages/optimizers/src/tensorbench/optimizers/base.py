@@ -39,8 +39,8 @@ class Optimizer(torch.optim.Optimizer):
         """As torch's.
 
         Raises:
-            ValueError: the groups differ, or the saved state of a parameter has tensors of as many axes as the parameter
-                has, and another shape.
+            ValueError: the groups differ, or a tensor that the state keeps per parameter has another shape than the
+                parameter.
         """
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         own = [p for group in self.param_groups for p in group["params"]]
