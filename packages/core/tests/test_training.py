@@ -268,3 +268,31 @@ def test_bad_input_is_refused(options, message):
     options = {"batches": batches, "loss": squared_error} | options
     with pytest.raises(ValueError, match=message):
         fit(model, options.pop("batches"), options.pop("loss"), torch.optim.SGD(model.parameters(), lr=0.1), **options)
+
+
+class _Newton(torch.optim.Optimizer):
+    """One number at a time, by its first and second derivative."""
+
+    needs_graph = True
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1.0})
+
+    def step(self, closure):
+        loss = closure()
+        (parameter,) = self.param_groups[0]["params"]
+        (first,) = torch.autograd.grad(loss, parameter, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), parameter)
+        with torch.no_grad():
+            parameter -= first / second
+        return loss
+
+
+def test_an_optimizer_that_needs_the_graph_gets_the_loss_before_backward():
+    model = torch.nn.Linear(1, 1, bias=False)
+    loss = lambda m, target: (m.weight.sum() - target) ** 2  # noqa: E731
+    history = fit(model, [3.0], loss, _Newton(model.parameters()), steps=1)
+    assert model.weight.item() == pytest.approx(3.0, abs=1e-6) and history.steps == 1
+    assert model.weight.grad is None
+    with pytest.raises(ValueError, match="clip"):
+        fit(model, [3.0], loss, _Newton(model.parameters()), steps=1, clip=1.0)

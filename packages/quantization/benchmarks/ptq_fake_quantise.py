@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
+from tensorbench.core.tasks.resnet import ResNet8
 from tensorbench.core.timing import compare
 from tensorbench.quantization.ptq.calibrate import calibrate
 from tensorbench.quantization.ptq.quantizer import Quantizer, QuantSpec
 from tensorbench.quantization.ptq.wrap import QuantModel
-from tensorbench.quantization.tasks.classifiers import ResNet8
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tensorbench.core.tasks.resnet import ResNet8
 from tensorbench.quantization.blocks import MX, NVFP4, fake_quantize
 from tensorbench.quantization.ptq.attention import ExplicitAttention
 from tensorbench.quantization.ptq.calibrate import calibrate, refine_scales
@@ -15,7 +16,7 @@ from tensorbench.quantization.ptq.folding import fold_batch_norm
 from tensorbench.quantization.ptq.observers import OBSERVERS, Seen, choose_range
 from tensorbench.quantization.ptq.quantizer import Quantizer, QuantSpec
 from tensorbench.quantization.ptq.wrap import QuantModel
-from tensorbench.quantization.tasks.classifiers import PatchTransformer, ResNet8, digits_mlp
+from tensorbench.quantization.tasks.classifiers import PatchTransformer, digits_mlp
 
 
 def normal(*shape, seed=0):

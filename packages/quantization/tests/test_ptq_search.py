@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tensorbench.core.tasks.resnet import ResNet8
 from tensorbench.quantization.front import pareto_places
 from tensorbench.quantization.ptq import cost as costs
 from tensorbench.quantization.ptq.calibrate import calibrate
@@ -25,7 +26,7 @@ from tensorbench.quantization.ptq.search import (
 )
 from tensorbench.quantization.ptq.sensitivity import METRICS, hessian_traces, noise, order_by, sensitivity
 from tensorbench.quantization.ptq.wrap import QuantModel
-from tensorbench.quantization.tasks.classifiers import PatchTransformer, ResNet8, digits_mlp
+from tensorbench.quantization.tasks.classifiers import PatchTransformer, digits_mlp
 
 NAMES = tuple("abcde")
 BITS = (8, 4)

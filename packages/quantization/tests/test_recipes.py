@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tensorbench.core.data import load
+from tensorbench.core.tasks import char_lm
 from tensorbench.core.training import fit
 from tensorbench.quantization.blocks import MX, NVFP4, BlockSpec, fake_quantize, quantize
 from tensorbench.quantization.fidelity import capture, compare, fidelity, weight_gradients
@@ -22,7 +23,6 @@ from tensorbench.quantization.recipes import (
     train_parity,
 )
 from tensorbench.quantization.report import layer_report, number_formats
-from tensorbench.quantization.tasks import char_lm
 
 
 def normal(*shape, seed=0):
@@ -155,7 +155,7 @@ def test_the_report_after_two_lines():
     model, (_, batch) = small_model(), batch_of()
     with pytest.raises(ValueError, match="convert"):
         layer_report(model, char_lm.loss, batch)
-    convert(model, recipe("mxfp4"), keep=char_lm.KEEP)
+    convert(model, recipe("mxfp4"), keep=char_lm.OUTPUT)
     table = layer_report(model, char_lm.loss, batch)
     assert len(table) == 4 and table["output_db"].is_monotonic_increasing
     assert ((table["bytes_fp32"] / table["bytes"]) == 32 / 4.25).all()
@@ -199,7 +199,7 @@ def test_training_lowers_the_loss_and_parity_is_paired():
         fit(model, batches, char_lm.loss, torch.optim.AdamW(model.parameters(), lr=0.01), steps=40)
         return char_lm.evaluate(model, text.valid, windows=4, context=16)
 
-    table = train_parity(small_model, train, ["mxfp8_e4m3"], seeds=[0], keep=char_lm.KEEP)
+    table = train_parity(small_model, train, ["mxfp8_e4m3"], seeds=[0], keep=char_lm.OUTPUT)
     assert table["recipe"].tolist() == ["bf16", "mxfp8_e4m3"] and table["gap"].iloc[0] == 0
     untrained = char_lm.evaluate(small_model(), text.valid, windows=4, context=16)
     assert (table["loss"] < untrained - 0.3).all() and table["gap"].abs().max() < 0.1

@@ -103,7 +103,8 @@ def fit(
         batches: an iterable that is gone through again when it ends (a list, a DataLoader), or a function that returns
             a new one for each pass. An iterator ends training when it ends.
         loss: ``loss(model, batch)``, a scalar tensor.
-        optimizer: steps with a closure too, for optimizers that ask for several evaluations.
+        optimizer: steps with a closure too, for optimizers that ask for several evaluations. One with an attribute
+            ``needs_graph`` that is true differentiates the loss itself: its closure makes no backward pass.
         steps, seconds: the budget; the first that is used up ends training. Seconds do not count evaluation.
         schedule: ``constant``, ``linear``, ``cosine``, a function of the used share of the budget, or a torch
             scheduler (stepped once a step).
@@ -113,7 +114,7 @@ def fit(
         log: called as ``log(step=k, train_loss=...)`` every ``log_every`` steps and with the metrics of ``evaluate``;
             ``run.log`` fits.
         progress: wraps the range of steps (``run.progress`` fits); needs ``steps``.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; refused for an optimizer that differentiates the loss itself.
         divergence_factor: a loss that is not finite, or above this multiple of the first loss (or of 1 where that is
             smaller), stops training and is flagged; the weights stay as they were before that step.
         callback: ``callback(step, loss)`` after each step; returning True stops.
@@ -124,6 +125,8 @@ def fit(
     _check_budget(steps, seconds)
     if progress is not None and steps is None:
         raise ValueError("progress needs a budget in steps; with seconds alone the number of steps is unknown")
+    if clip is not None and getattr(optimizer, "needs_graph", False):
+        raise ValueError(f"{type(optimizer).__name__} differentiates the loss itself, so clip=... would do nothing")
     if (evaluate_every is not None and evaluate_every < 1) or log_every < 1:
         raise ValueError(f"evaluate_every {evaluate_every} and log_every {log_every} must be at least 1")
     scheduler = schedule if isinstance(schedule, torch.optim.lr_scheduler.LRScheduler) else None
@@ -238,6 +241,7 @@ def _step(
 ) -> tuple[float, bool]:
     """One step of the optimizer; the loss before it, and whether that was above ``limit`` (then no step is made)."""
     first: list[float] = []
+    graph = getattr(optimizer, "needs_graph", False)
 
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -248,6 +252,8 @@ def _step(
             first.append(float(value.detach()))  # waits for the device, so the clock counts the work
             if not first[0] <= limit:
                 raise _DivergedError
+        if graph:
+            return value
         value.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, clip)

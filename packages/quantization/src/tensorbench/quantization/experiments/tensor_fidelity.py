@@ -19,11 +19,11 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.data.shared import TokenText
 from tensorbench.core.run import Run
+from tensorbench.core.tasks import char_lm
 from tensorbench.core.training import fit
 from tensorbench.quantization.blocks import BlockSpec
 from tensorbench.quantization.fidelity import capture, fidelity
 from tensorbench.quantization.scales import POWER_MODES
-from tensorbench.quantization.tasks import char_lm
 
 ELEMENTS = ("e4m3", "e5m2", "e2m3", "e3m2", "mxint8", "e2m1")
 SCALES = ("e8m0", "e4m3", "ue5m3", "e3m4", "e5m2", "bf16", "fp32")
@@ -66,7 +66,7 @@ def captured(text: TokenText, run: Run, steps: int) -> dict[str, list[torch.Tens
     batches = char_lm.batches(text.train, generator)
     fit(model, batches, char_lm.loss, optimizer, steps=steps, schedule="cosine", warmup=0.1, clip=1.0)
     layers = capture(model, char_lm.loss, next(char_lm.batches(text.valid, generator, batch=32)))
-    chosen = [tensors for name, tensors in layers.items() if name not in char_lm.KEEP]
+    chosen = [tensors for name, tensors in layers.items() if name not in char_lm.OUTPUT]
     return {
         "weights": [t.weight for t in chosen],
         "activations": [t.activation for t in chosen],

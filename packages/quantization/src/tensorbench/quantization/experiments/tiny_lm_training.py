@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.core.tasks import char_lm
 from tensorbench.core.training import fit
 from tensorbench.quantization.fidelity import compare, weight_gradients
 from tensorbench.quantization.layers import GemmSpec, QuantLinear, convert
 from tensorbench.quantization.recipes import RECIPES, recipe
-from tensorbench.quantization.tasks import char_lm
 
 METHODS: dict[str, GemmSpec] = {**RECIPES}
 
@@ -51,7 +51,7 @@ def run(run: Run) -> None:
     shape = char_lm.CharLMShape(len(text.vocabulary), width=options["width"], depth=options["depth"])
     model = char_lm.CharLM(shape, generator)
     spec = METHODS[run.method.uses] if run.method.uses in METHODS else recipe(run.method.uses)
-    convert(model, spec, char_lm.KEEP, generator=torch.Generator().manual_seed(run.seed + 1))
+    convert(model, spec, char_lm.OUTPUT, generator=torch.Generator().manual_seed(run.seed + 1))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options["learning_rate"], betas=(0.9, 0.95), weight_decay=options["weight_decay"]
     )

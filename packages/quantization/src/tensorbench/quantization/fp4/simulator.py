@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
+from tensorbench.core.tasks import char_lm
 from tensorbench.core.training import fit
 
 from ..layers import GemmSpec, QuantLinear, convert
-from ..tasks import char_lm, classify, diffusion, regression
+from ..tasks import classify, diffusion, regression
 from .loss_scale import LossScaler
 from .overhead import Overhead, overhead, total
 from .recipes import Recipe, install
@@ -91,7 +92,7 @@ def char_lm_task(text: Any, valid_text: Any, vocabulary: int, seed: int, *, cont
     model = char_lm.CharLM(shape, _stream(seed, 0))
     return Task(
         model, char_lm.batches(text, _stream(seed, 1), batch=batch, context=context), char_lm.loss,
-        lambda m: {"valid_loss": char_lm.evaluate(m, valid_text, context=context)}, char_lm.KEEP, 3e-3,
+        lambda m: {"valid_loss": char_lm.evaluate(m, valid_text, context=context)}, char_lm.OUTPUT, 3e-3,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from tensorbench.core import data
 from tensorbench.core.data.generated import cached
 from tensorbench.core.errors import unknown
+from tensorbench.core.tasks.resnet import ResNet8
 from tensorbench.core.training import fit
 
 
@@ -43,42 +44,6 @@ def digits_mlp() -> nn.Sequential:
     for wide, narrow in itertools.pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
-
-
-class Block(nn.Module):
-    """Two 3 × 3 convolutions around a shortcut, which is a 1 × 1 convolution where sizes change."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.short: nn.Module = nn.Identity()
-        if stride != 1 or channels != out:
-            self.short = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-    def forward(self, x):  # without shapes: torch.fx traces with stand-ins for tensors
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.short(x))
-
-
-class ResNet8(nn.Module):
-    """A stem, three blocks and a linear layer: ten layers with weights."""
-
-    def __init__(self, width: int = 8, classes: int = 10) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.block1 = Block(width, width, 1)
-        self.block2 = Block(width, 2 * width, 2)
-        self.block3 = Block(2 * width, 4 * width, 2)
-        self.head = nn.Linear(4 * width, classes)
-
-    def forward(self, x):
-        """Images (batch, 1, height, width) to scores (batch, classes)."""
-        x = self.block1(F.relu(self.bn(self.stem(x))))
-        return self.head(self.block3(self.block2(x)).mean(dim=(2, 3)))
 
 
 class TransformerBlock(nn.Module):

@@ -1,11 +1,8 @@
 """A small transformer that predicts the next character: model, loss, batches and evaluation.
 
 Pre-norm blocks with causal attention, GELU and learned positions, after the decoder of Radford et al. (2019), without
-dropout and biases. The linear layers that a recipe may quantise are ``qkv``, ``proj``, ``up`` and ``down`` of each
-block. The output layer is ``head``; ``KEEP`` names it, since both papers leave it in high precision. Attention's own
-products, norms and embeddings are no linear layers and stay in float32.
-
-Used by arXiv 2506.08027 (MXFP8) and arXiv 2509.17791 (FP4), whose models are of 60 million parameters and more.
+dropout and biases. The linear layers are ``qkv``, ``proj``, ``up`` and ``down`` of each block, and the output layer
+``head``.
 """
 
 from __future__ import annotations
@@ -20,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-KEEP = ("head",)
-"""What ``convert(model, spec, keep=KEEP)`` leaves in float32."""
+OUTPUT = ("head",)
+"""The output layer, which recipes of few bits and of matrix norms treat apart."""
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 
 

@@ -1,0 +1,1 @@
+"""Small models to train, the same in every package that trains one."""

@@ -1,0 +1,24 @@
+"""The next character of a text by the small transformer of ``core``: 2 layers of width 64, 64 characters of context."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tensorbench.core.data.shared import TokenText
+from tensorbench.core.tasks import char_lm
+
+from . import Task
+
+
+def task(text: TokenText, generator: torch.Generator, *, width: int = 64, batch: int = 8, windows: int = 128) -> Task:
+    """A new model with the task of training it. Its losses are in nats a character, on ``windows`` windows each."""
+    model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary), width=width), generator)
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        return {
+            f"{name}_loss": char_lm.evaluate(network, getattr(text, name), windows=windows)
+            for name in ("train", "valid", "test")
+        }
+
+    return Task(model, char_lm.batches(text.train, generator, batch=batch), char_lm.loss, evaluate)
