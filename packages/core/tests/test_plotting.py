@@ -274,8 +274,8 @@ def drawing():
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
-    first = plotting.save(drawing(), tmp_path / "one" / "fig.v1")
-    second = plotting.save(drawing(), tmp_path / "two" / "fig.v1")
+    first = plotting.save(drawing(), tmp_path / "one" / "fig.v1", png=True)
+    second = plotting.save(drawing(), tmp_path / "two" / "fig.v1", png=True)
     assert [path.name for path in first] == ["fig.v1.pdf", "fig.v1.svg", "fig.v1.png"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert sorted(os.listdir(tmp_path / "one")) == sorted(path.name for path in first)
@@ -283,7 +283,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
 
 
 def test_text_stays_text(tmp_path):
-    pdf, svg = plotting.save(drawing(), tmp_path / "fig", png=False)
+    pdf, svg = plotting.save(drawing(), tmp_path / "fig")
     assert ">RMSE</text>" in svg.read_text()
     assert b"/Type3" not in pdf.read_bytes()
 

@@ -194,7 +194,7 @@ def track(workspace: Workspace, root: Path) -> None:
     uri = tracking.default_uri(paths.results)
     for experiment in workspace.experiments.values():
         figures = [
-            paths.figure(experiment.key, name + suffix) for name in experiment.figures for suffix in (".png", ".pdf")
+            paths.figure(experiment.key, name + suffix) for name in experiment.figures for suffix in (".svg", ".pdf")
         ]
         claims = paths.collected(experiment.key, ".claims.json")
         rows = json.loads(claims.read_text()) if claims.exists() else []

@@ -20,7 +20,7 @@ from tensorbench.core.config.problems import Problems
 from tensorbench.core.errors import nearest, unknown
 
 log = logging.getLogger(__name__)
-FIGURE_FORMATS = (".pdf", ".svg", ".png")
+FIGURE_FORMATS = (".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".md", ".tex", ".json")
 
 

@@ -179,8 +179,8 @@ def _label_log_axes(fig: Figure) -> None:
                 axis.set_minor_formatter(_LogLabels(labelOnlyBase=False))
 
 
-def save(fig: Figure, path: str | Path, *, png: bool = True) -> list[Path]:
-    """Write ``path``.pdf, ``path``.svg and (150 dpi) ``path``.png; returns the paths.
+def save(fig: Figure, path: str | Path, *, png: bool = False) -> list[Path]:
+    """Write ``path``.pdf, ``path``.svg and, where asked, ``path``.png (150 dpi); returns the paths.
 
     Each file appears whole or not at all, and the same figure gives the same bytes: no dates, no random ids.
     """
