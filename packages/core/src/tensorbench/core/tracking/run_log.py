@@ -189,7 +189,7 @@ class RunLog:
 
 
 def earlier_runs(uri: str, experiment: str, **tags: object) -> list[Run] | None:
-    """The runs of ``experiment`` that have ``tags``, for :meth:`RunLog.finish`; None where the store does not answer."""
+    """The runs of ``experiment`` with ``tags``, for :meth:`RunLog.finish`; None where the store does not answer."""
     if not uri:
         return None
     try:
