@@ -140,7 +140,7 @@ def _int_codes(x, scale, block, low, high, magic, largest, steps, mask, out):
 
 @njit(cache=True, nogil=True)
 def _power_scales(amax, largest, top_exponent, mode, carry, out):
-    """2^e of each block as ``scales.power_exponent`` says, on bits of float64. Modes: floor 0, rceil 1, ceil 2, even 3."""
+    """2^e of each block as ``scales.power_exponent`` says, on the bits of float64; the modes are numbered."""
     for k in range(amax.size):
         a = np.float64(amax[k])
         if not np.isfinite(a):
