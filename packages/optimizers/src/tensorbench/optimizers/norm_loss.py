@@ -127,12 +127,7 @@ def norm_loss(
     total = None
     for name, w in _named(params, include):
         _check(name, w, per)
-        if per == "output":
-            wide = torch.promote_types(w.dtype, torch.float32)
-            squares = w.to(wide).flatten(1).square().sum(dim=1)
-        else:
-            squares = w.to(torch.promote_types(w.dtype, torch.float32)).square()
-            squares = squares.sum(dim=(0, *range(2, w.ndim))) if per == "input" else squares.sum()
+        squares = _squares(w, per)
         if not torch.compiler.is_compiling():
             _check_squares(name, squares.detach(), eps)
         part = (target - (eps + squares).sqrt()).square().sum()
