@@ -124,15 +124,20 @@ def norm_loss(
             and zero units with ``eps = 0`` (which have no gradient).
     """
     nonnegative("factor", factor), positive("target", target), nonnegative("eps", eps)
-    total = None
-    for name, w in _named(params, include):
+    return factor * _total(_named(params, include), target, eps, per)
+
+
+def _total(weights: list[tuple[str, Tensor]], target: float, eps: float, per: str) -> Tensor:
+    """NL over its factor."""
+    total = torch.zeros(())
+    for number, (name, w) in enumerate(weights):
         _check(name, w, per)
         squares = _squares(w, per)
         if not torch.compiler.is_compiling():
             _check_squares(name, squares.detach(), eps)
         part = (target - (eps + squares).sqrt()).square().sum()
-        total = part if total is None else total + part.to(total.dtype)
-    return factor * total
+        total = part if number == 0 else total + part.to(total.dtype)
+    return total
 
 
 def _check_squares(name: str, squares: Tensor, eps: float) -> None:
@@ -216,9 +221,9 @@ class NormLoss(nn.Module):
         """The weights as they are now."""
         return {name: self._model[0].get_submodule(name).weight for name in self.names}  # type: ignore[misc]
 
-    def forward(self) -> Float[Tensor, ""]:
+    def forward(self) -> Tensor:
         """NL of the weights as they are now."""
-        return norm_loss(self.weights(), self.factor, self.target, self.eps)
+        return self.factor * _total(list(self.weights().items()), self.target, self.eps, "output")
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"factor": self.factor, "target": self.target, "eps": self.eps, "names": list(self.names)}
