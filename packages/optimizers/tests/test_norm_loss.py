@@ -179,6 +179,9 @@ def test_decoupled_follows_the_rate_and_leaves_other_weights():
     both.step()
     expected = before[0].weight - 0.1 * norm_loss_grad([before[0].weight], 0.5)[0]
     assert torch.allclose(net[0].weight, expected) and torch.equal(net[1].weight, before[1].weight)
+    other = DecoupledNormLoss(torch.optim.SGD(net.parameters(), lr=0.2), 0.1, [net[0].weight])
+    other.load_state_dict(both.state_dict())
+    assert other.factor == 0.5 and other.param_groups[0]["lr"] == 0.1
     with pytest.raises(ValueError, match="no parameter"):
         DecoupledNormLoss(optimizer, 0.5, [torch.ones(2, 2)])
 

@@ -266,17 +266,38 @@ class DecoupledNormLoss:
                 raise ValueError(f"weight {number} (shape {tuple(w.shape)}) is no parameter of the optimizer")
         self._groups = [(k, [w for w in wanted if own[id(w)] == k]) for k in range(len(optimizer.param_groups))]
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's, for schedules."""
+        return self.optimizer.param_groups
+
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """The correction, then the optimizer's step."""
+        """The closure where there is one, the correction, then the optimizer's step on the gradients that are there."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for k, weights in self._groups:
             rate = self.optimizer.param_groups[k]["lr"] * self.factor
             if weights and rate:
                 norm_loss_step_(weights, rate, self.target, self.eps, self.per)
-        return self.optimizer.step(closure)  # type: ignore[return-value, arg-type]
+        self.optimizer.step()
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The optimizer's."""
         self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's, with factor, target and eps."""
+        own = {"factor": self.factor, "target": self.target, "eps": self.eps}
+        return {"optimizer": self.optimizer.state_dict(), "norm_loss": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of the same optimizer and weights."""
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        own = state_dict["norm_loss"]
+        self.factor, self.target, self.eps = own["factor"], own["target"], own["eps"]
 
 
 def schedule_factor(regulariser: Any, schedule: Callable[[int], float]) -> Callable[[int], None]:
