@@ -194,7 +194,7 @@ class SteepestDescent(Optimizer):
         return norm_map[name]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:

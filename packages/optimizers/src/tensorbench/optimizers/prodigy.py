@@ -49,7 +49,7 @@ class ProdigyNoEMA(_SelfGrowing):
         super().__init__(params, {"lr": nonnegative("lr", lr), "d": positive("d0", d0)})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -111,7 +111,7 @@ class Prodigy(_SelfGrowing):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -151,7 +151,7 @@ class Prodigy(_SelfGrowing):
             largest = max(largest, bound)
             new = min(largest, new * first["growth_rate"])
         # The step is made with the moments' d but damped by the new one, as in the authors' library.
-        denominators = torch._foreach_sqrt(squares)
+        denominators = list(torch._foreach_sqrt(squares))
         torch._foreach_add_(denominators, new * first["eps"])
         if first["eps"] == 0:
             denominators = [torch.where(x > 0, x, 1.0) for x in denominators]

@@ -67,7 +67,7 @@ class Shampoo(Optimizer):
         return name == "momentum"
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -128,7 +128,7 @@ class ShampooNoEMA(Optimizer):
         super().__init__(params, {"lr": nonnegative("lr", lr)})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:

@@ -63,8 +63,8 @@ def train_cell(run: Run, data: images.Images, factor: float, batch: int) -> dict
         run.log(step=0, **rows(network))
         with torch.no_grad():
             for name in started:
-                weight = network.get_submodule(name).weight
-                run.log(**{f"initial_loss_{name}": float(norm_loss([weight], 1.0))})  # type: ignore[list-item]
+                weight = network.get_parameter(f"{name}.weight")
+                run.log(**{f"initial_loss_{name}": float(norm_loss([weight], 1.0))})
     history = fit(
         network, images.batches(data.train, generator, batch), loss, optimizer, steps=steps, schedule=decay,
         callback=after,

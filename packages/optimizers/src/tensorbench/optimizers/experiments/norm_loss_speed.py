@@ -80,7 +80,7 @@ def parts(run: Run, tensors: int, side: int, small: int, repeats: int) -> None:
     )
 
 
-METHODS = {"step": steps, "parts": parts}
+METHODS: dict[str, Callable[..., None]] = {"step": steps, "parts": parts}
 
 
 def run(run: Run) -> None:
@@ -104,7 +104,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             means["mean"], at, xerr=[means["mean"] - means["min"], means["max"] - means["mean"]], color="#222222",
             linestyle="none", elinewidth=0.8, capsize=2,
         )  # fmt: skip
-        ax.set_yticks(list(at), [plotting.label(k) for k in means.index])
+        ax.set_yticks(list(at), [plotting.label(f"ratio_{k}") for k in means.index])
         ax.grid(False, axis="y")
         ax.set(xlabel="time of a step over SGD's")
         plotting.reference(ax, x=1.05, text="claim: 1.05")

@@ -20,6 +20,8 @@ from tensorbench.optimizers.prodigy import Prodigy
 from tensorbench.optimizers.tasks import characters
 
 ITERATIONS = 5
+WAYS = {"svd": "singular value decomposition", "quintic": "quintic, 5 steps", "products": "its 15 products"}
+SHOWN = {"sign": "sign descent", "modular": "modular norm", "muon": "Muon (torch)", "prodigy": "Prodigy"}
 RULES: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "adamw": lambda model: torch.optim.AdamW(model.parameters(), 1e-4),
     "sign": lambda model: SignDescent(model.parameters(), 1e-6),
@@ -76,7 +78,7 @@ def steps(run: Run, batch: int, repeats: int, turn_seconds: float) -> None:
     )
 
 
-METHODS = {"orthogonalize": factors, "step": steps}
+METHODS: dict[str, Callable[..., None]] = {"orthogonalize": factors, "step": steps}
 
 
 def run(run: Run) -> None:
@@ -91,17 +93,12 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     if rows.empty:
         plotting.empty(left)
     else:
-        long = pd.concat(
-            rec.history(rows, f"{name}_seconds").assign(way=plotting.label(name))
-            for name in ("svd", "quintic", "products")
-        )
+        long = pd.concat(rec.history(rows, f"{name}_seconds").assign(way=shown) for name, shown in WAYS.items())
         sizes = sorted(long["step"].unique())
         plotting.log_axis(left, "x", ticks=sizes)
         plotting.log_axis(left, "y")
         plotting.series(left, long, "step", "value", by="way")
-        start = float(
-            long.loc[(long["step"] == sizes[0]) & (long["way"] == plotting.label("products")), "value"].mean()
-        )
+        start = float(long.loc[(long["step"] == sizes[0]) & (long["way"] == WAYS["products"]), "value"].mean())
         plotting.guide(left, 3, through=(sizes[0], start))
         left.set(xlabel="n", ylabel="time (s)")
         plotting.legend(left, loc="upper left")
@@ -113,7 +110,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         looks = plotting.styles(names)
         means = [float(rows[f"ratio_{name}"].mean()) for name in names]
         right.barh(range(len(names)), means, height=0.6, color=[looks[name]["color"] for name in names])
-        right.set_yticks(range(len(names)), [plotting.label(name) for name in names])
+        right.set_yticks(range(len(names)), [SHOWN[name] for name in names])
         right.grid(False, axis="y")
         right.set(xlabel="time of a step over AdamW's")
         plotting.reference(right, x=3, text="modular: at most 3")
