@@ -1,6 +1,6 @@
 """Adam, Shampoo and Prodigy without their averages against steepest descent under a norm, step by step.
 
-Bernstein, Newhouse (2024, arXiv 2409.20325), section 2. Each pair runs on the same gradients from the same start; a gap
+Bernstein, Newhouse (2024, arXiv 2409.20325). Each pair runs on the same gradients from the same start; a gap
 is the largest difference of weights after any step, as it is and over the largest step that was made.
 """
 

@@ -1,7 +1,7 @@
 """Prodigy, and Prodigy without its averages.
 
 Mishchenko, Defazio (2023, arXiv 2306.06101): Adam whose step size d grows by itself from a lower bound of the distance
-to the solution. Without averages it is sign descent with (Bernstein, Newhouse 2024, arXiv 2409.20325, section 2.3)
+to the solution. Without averages it is sign descent with (Bernstein, Newhouse 2024, arXiv 2409.20325, story III)
 
     W_{t+1} = W_t − η_t sign(G_t),    η_{t+1} = max(η_t, ⟨G_t, W_0 − W_t⟩ / ‖G_t‖_1),
 
