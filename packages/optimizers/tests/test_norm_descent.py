@@ -136,6 +136,15 @@ def test_prodigy_is_its_authors():
         assert torch.allclose(paths[0], paths[1], rtol=1e-9, atol=1e-12)
 
 
+def test_the_authors_prodigy_without_averages_is_sign_descent_at_escape_velocity():
+    prodigyopt = pytest.importorskip("prodigyopt")
+    gradients = conditioned_gradients(seed=5, steps=15).of_steps
+    # With beta1 = 0 the library takes another branch; so small a one leaves no average either.
+    options = {"betas": (1e-300, 0.0), "beta3": 0.0, "eps": 1e-300, "d0": 1e-3}
+    pair = (lambda p: prodigyopt.Prodigy(p, **options), lambda p: ProdigyNoEMA(p, d0=1e-3))
+    assert equivalence_report(gradients, pairs={"library": pair})["library"].relative < 1e-12
+
+
 def test_shampoo_with_sums_is_its_formula_and_roots_wait():
     g = torch.Generator().manual_seed(0)
     p = nn.Parameter(torch.zeros(3, 4, dtype=F64))

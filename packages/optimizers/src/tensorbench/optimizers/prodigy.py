@@ -5,8 +5,8 @@ to the solution. Without averages it is sign descent with (Bernstein, Newhouse 2
 
     W_{t+1} = W_t − η_t sign(G_t),    η_{t+1} = max(η_t, ⟨G_t, W_0 − W_t⟩ / ‖G_t‖_1),
 
-over all parameters together: while the loss looks linear the bound grows with the way that was gone, so η grows
-geometrically until gradients turn ("escape velocity").
+over all parameters together: while gradients keep their signs the bound is the sum of the steps made before, so η grows
+as Fibonacci's numbers do, by 1.618 a step, until gradients turn ("escape velocity").
 
 ``Prodigy`` follows the authors' library where the paper leaves choices, apart from β₁ = 0: the library then steps with
 the new d over the old one's second moment, and this one with the old d throughout, as with β₁ > 0.
