@@ -103,7 +103,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         )
         hard = long[long["dataset"] == "hard"]
         plotting.series(right, hard if len(hard) else long, "step", "value", by="polynomial", log="y")
-        right.set(xlabel="iterations", ylabel="largest error of U Vᵀ", ylim=(1e-15, 2))
+        right.set(xlabel="iterations", ylabel=r"largest error of $U V^{\top}$", ylim=(1e-15, 2))
         right.set_yticks(10.0 ** np.arange(-15, 1, 3))
-        plotting.legend(right, loc="lower left")
+        plotting.legend(right, loc="center right")
     yield "gaps", fig
