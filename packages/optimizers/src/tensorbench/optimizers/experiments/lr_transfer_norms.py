@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -104,9 +103,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         last.set(xlabel="width", ylabel="best rate moves (octaves)", title="Best learning rate")
         last.yaxis.set_major_locator(_whole())
         handles, texts = axes.flat[0].get_legend_handles_labels()
-        first = fig.legend(handles, [f"width {t}" for t in texts], loc="outside lower left", ncols=2)
-        first.set_in_layout(True)
-        plotting.legend(last, fontsize=6.5, loc="lower left")
+        fig.legend(handles, [f"width {t}" for t in texts], loc="outside lower left", ncols=2)
+        handles, texts = last.get_legend_handles_labels()
+        fig.legend(handles, texts, loc="outside lower right", ncols=3)
     elif not names:
         plotting.empty(axes.flat[0])
     yield "transfer", fig
@@ -116,8 +115,3 @@ def _whole():
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(integer=True, nbins=5)
-
-
-def octaves(records: pd.DataFrame, name: str) -> np.ndarray:
-    """Signed shifts of one optimizer by seed."""
-    return records.loc[records["method"] == name, "signed_shift"].to_numpy()
