@@ -107,6 +107,19 @@ def run(run: Run) -> None:
     )
 
 
+def strength_range_ratio(records: pd.DataFrame) -> np.ndarray:
+    """Range of the test error over factors, mean over batch sizes: norm loss over weight decay, by seed."""
+    ranges = {}
+    for kind in ("norm_loss", "weight_decay"):
+        rows = records[records["method"] == kind]
+        by_batch = [
+            rec.history(rows, f"error_{batch}").groupby("seed")["value"].agg(lambda v: v.max() - v.min())
+            for batch in BATCHES
+        ]
+        ranges[kind] = sum(by_batch) / len(by_batch)
+    return (ranges["norm_loss"] / ranges["weight_decay"]).to_numpy()
+
+
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Heat maps of the test error, and row norms on the way."""
     yield "grid", _grid(records)
