@@ -85,7 +85,9 @@ def rows(network: torch.nn.Module) -> dict[str, float]:
 def run(run: Run) -> None:
     """The grid of one method."""
     options = run.method.params
-    data = images.prepare(run.dataset.load(run.seed), halve=run.dataset.name != "digits", train=options["train"])
+    loaded = run.dataset.load(run.seed)
+    count = min(options["train"], len(loaded.train_images))
+    data = images.prepare(loaded, halve=run.dataset.name != "digits", train=count)
     cells = []
     grid = [(factor, batch) for batch in options["batches"] for factor in options["factors"]]
     for factor, batch in run.progress(grid, desc="cells"):
