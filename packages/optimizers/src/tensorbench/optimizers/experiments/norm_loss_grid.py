@@ -95,10 +95,10 @@ def run(run: Run) -> None:
         cells.append(found)
         run.log(step=factor, **{f"error_{batch}": found["error"], f"deviation_{batch}": found["deviation"]})
     errors = np.array([cell["error"] for cell in cells])
+    if len(cells) > 1:
+        run.log(range=100 * float(errors.max() - errors.min()), spread=100 * float(errors.std()))
     best = min(range(len(cells)), key=lambda k: (cells[k]["valid"], k))
     run.log(
-        range=100 * float(errors.max() - errors.min()),
-        spread=100 * float(errors.std()),
         mean_error=100 * float(errors.mean()),
         best_error=100 * cells[best]["error"],
         best_factor=grid[best][0],
@@ -139,8 +139,9 @@ def _grid(records: pd.DataFrame) -> Figure:
     for kind in kinds:
         rows = records[(records["method"] == kind) & (records["dataset"] == dataset)]
         lines = {b: rec.history(rows, f"error_{b}") for b in BATCHES if len(rows) and f"error_{b}" in rows.columns}
-        if lines:
-            tables[kind] = pd.DataFrame({b: 100 * f.groupby("step")["value"].mean() for b, f in lines.items()}).T
+        means = {b: 100 * f.groupby("step")["value"].mean() for b, f in lines.items() if len(f)}
+        if means:
+            tables[kind] = pd.DataFrame(means).T.reindex(BATCHES).astype(float)
     shown = np.concatenate([t.to_numpy().ravel() for t in tables.values()]) if tables else np.array([1.0])
     low, high = float(np.nanmin(shown)), float(min(90.0, np.nanmax(shown)))
     from matplotlib.colors import LogNorm
@@ -155,6 +156,8 @@ def _grid(records: pd.DataFrame) -> Figure:
         table = tables[kind]
         ax.imshow(table.to_numpy(), norm=scale, cmap="viridis_r", aspect="auto")
         for (i, j), value in np.ndenumerate(table.to_numpy()):
+            if math.isnan(value):
+                continue
             dark = scale(value) > 0.55
             ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
         wide = table.shape[1] > 1
