@@ -1,8 +1,8 @@
 """Preconditioners fitted from pairs (X.-L. Li, 2024, arXiv 2402.11858), and PSGD, the optimizer that they make."""
 
-from .criterion import criterion, gradient, minimiser, minimum, strong_convexity_probe
 from .euclidean import BFGS, SPDGD, ClosedForm, EuclidGD
 from .fitter import Fitter
+from .fitting_criterion import criterion, gradient, minimiser, minimum, strong_convexity_probe
 from .inverse_free import PRO4P, QEP, QEQ, QUAD, InverseFree, Q0p5EQ1p5, procrustes_step
 from .kronecker import Kron, balance_kron
 from .lie_groups import Diagonal, GLn, Triangular

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
@@ -62,7 +62,7 @@ class Fitter(ABC):
 
     @property
     @abstractmethod
-    def P(self) -> Float[Tensor, "n n"]:
+    def P(self) -> Inexact[Tensor, "n n"]:
         """The preconditioner as a matrix (of the flattened tensor)."""
 
     def error(self, H: Float[Tensor, "n n"]) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
@@ -39,8 +39,8 @@ def check_geometry(name: str) -> Geometry:
 
 
 def procrustes_step(
-    Q: Float[Tensor, "*stack n n"], max_step: float | None = None, order: Literal[2, 3] = 2
-) -> Float[Tensor, "*stack n n"]:
+    Q: Inexact[Tensor, "*stack n n"], max_step: float | None = None, order: Literal[2, 3] = 2
+) -> Inexact[Tensor, "*stack n n"]:
     """exp(a R) Q with R = (Qᵀ - Q) / ‖Qᵀ - Q‖: one step of min ‖U Q - I‖_F over rotations U, towards a symmetric Q.
 
     The exponential is I + aR + (aR)²/2, for ``order`` 3 with (aR)³/8 more, which makes ‖UᵀU - I‖ at most ‖aR‖⁴/4 or
@@ -72,7 +72,9 @@ def _trace(A: Tensor, B: Tensor) -> Tensor:
     return lift((A * B.mT).real).sum((-2, -1))
 
 
-def move(geometry: Geometry, q: Float[Tensor, "*stack n n"], D: Tensor, step: Tensor) -> Float[Tensor, "*stack n n"]:
+def move(
+    geometry: Geometry, q: Inexact[Tensor, "*stack n n"], D: Inexact[Tensor, "*stack n n"], step: Tensor
+) -> Inexact[Tensor, "*stack n n"]:
     """The factor after one update; ``step`` has the dimensions of the stack."""
     step = step[..., None, None].to(q.dtype)
     if geometry == "QUAD":

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
@@ -121,7 +121,7 @@ class Kron(Fitter):
         return x.view(g.shape)
 
     @property
-    def P(self) -> Float[Tensor, "n n"]:
+    def P(self) -> Inexact[Tensor, "n n"]:
         if self.members > 1:
             raise ValueError(f"P is one matrix, and {self.members} tensors are fitted side by side; see products()")
         result = self.state["Q0"].new_ones(1, 1)
@@ -195,7 +195,7 @@ class Kron(Fitter):
         return float(torch.rand((), generator=self.generator, device=device)) if self.balance else 1.0
 
 
-def along(q: Tensor, x: Float[Tensor, "members *modes"], i: int) -> Float[Tensor, "members *modes"]:
+def along(q: Tensor, x: Inexact[Tensor, "members *modes"], i: int) -> Inexact[Tensor, "members *modes"]:
     """The factor times the tensor along mode ``i``."""
     if q.ndim == 2:
         return x * q.view(len(q), *[1] * i, -1, *[1] * (x.ndim - i - 2))
@@ -207,19 +207,20 @@ def along(q: Tensor, x: Float[Tensor, "members *modes"], i: int) -> Float[Tensor
     return (q @ moved.flatten(2)).view(moved.shape).movedim(1, i + 1)
 
 
-def solve_along(q: Tensor, x: Float[Tensor, "members *modes"], i: int) -> Float[Tensor, "members *modes"]:
+def solve_along(q: Tensor, x: Inexact[Tensor, "members *modes"], i: int) -> Inexact[Tensor, "members *modes"]:
     """Q⁻ᴴ times the tensor along mode ``i`` for upper triangular Q."""
     if q.ndim == 2:
         return along(1 / q.conj(), x, i)
     moved = x.movedim(i + 1, 1)
-    solved = torch.linalg.solve_triangular(lift(q.mH), lift(moved.flatten(2)), upper=False).to(x.dtype)
+    columns = lift(moved.reshape(len(x), len(q[0]), -1))
+    solved = torch.linalg.solve_triangular(lift(q.mH), columns, upper=False).to(x.dtype)
     return solved.view(moved.shape).movedim(1, i + 1)
 
 
-def gram(x: Float[Tensor, "members *modes"], i: int, dense: bool) -> Tensor:
+def gram(x: Inexact[Tensor, "members *modes"], i: int, dense: bool) -> Tensor:
     """XᵢXᵢᴴ of the tensor matricised along mode ``i``, or its diagonal."""
     if not dense:
-        return (x.conj() * x).movedim(i + 1, 1).flatten(2).sum(-1)
+        return (x.conj() * x).movedim(i + 1, 1).reshape(len(x), x.shape[i + 1], -1).sum(-1)
     if i == x.ndim - 2:
         X = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
         return X.mT @ X.conj()

@@ -33,23 +33,22 @@ class GLn(VectorFitter):
         self.mu, self.refresh = check_step("mu", mu), whole("refresh", refresh)
         self.state["Q"] = init_scale * torch.eye(n, dtype=dtype)
         self.state["inverse"] = torch.eye(n, dtype=dtype) / init_scale
-        self.state["updates"] = torch.zeros((), dtype=torch.int64)
+        self.updates = 0
 
     def _update(self, v: Tensor, h: Tensor) -> None:
         Q, inverse = self.state["Q"], self.state["inverse"]
-        a, b = Q @ h, v @ inverse
-        U = torch.stack((a, b))
-        gram = U @ U.T
-        step = self.mu / torch.trace(gram)
-        signed = torch.stack((step * a, -step * b))
-        # (I - Uᵀ S U)⁻¹ = I + Uᵀ (S⁻¹ - U Uᵀ)⁻¹ U with S = diag(step, -step) and U's rows a and b.
-        core = torch.diag(torch.stack((1 / step, -1 / step))) - gram
-        determinant = core[0, 0] * core[1, 1] - core[0, 1] ** 2
-        adjugate = torch.stack((core[1, 1], -core[0, 1], -core[0, 1], core[0, 0])).view(2, 2)
-        self.state["Q"] = Q - signed.T @ (U @ Q)
-        self.state["inverse"] = inverse + (inverse @ U.T) @ ((adjugate / determinant) @ U)
-        self.state["updates"] += 1
-        if int(self.state["updates"]) % self.refresh == 0:
+        U = torch.stack((Q @ h, v @ inverse))  # its rows are a and b
+        (aa, ab), (_, bb) = (U @ U.T).tolist()
+        step = self.mu / (aa + bb)
+        # (I - Uᵀ S U)⁻¹ = I + Uᵀ (S⁻¹ - U Uᵀ)⁻¹ U with S = diag(step, -step).
+        first, second = 1 / step - aa, -1 / step - bb
+        determinant = first * second - ab * ab
+        core = U.new_tensor([[second / determinant, ab / determinant], [ab / determinant, first / determinant]])
+        S = U.new_tensor([[step], [-step]])
+        self.state["Q"] = torch.addmm(Q, (S * U).T, U @ Q, alpha=-1)
+        self.state["inverse"] = torch.addmm(inverse, inverse @ U.T, core @ U)
+        self.updates += 1
+        if self.updates % self.refresh == 0:
             self.state["inverse"] = torch.linalg.inv(self.state["Q"])
 
     @property

@@ -7,7 +7,7 @@ functions take stacks of matrices in the leading dimensions and wait for no devi
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 
@@ -16,7 +16,7 @@ def lift(x: Tensor) -> Tensor:
     return x.float() if torch.finfo(x.dtype).eps > 1e-6 else x
 
 
-def norm_lower_bound(A: Float[Tensor, "*stack m n"]) -> Float[Tensor, "*stack"]:
+def norm_lower_bound(A: Inexact[Tensor, "*stack m n"]) -> Float[Tensor, "*stack"]:
     """‖A‖₂ from below by two products with vectors from the longest row and two from the longest column.
 
     ‖A‖₂ is seldom more than 1.5 times the bound. A zero matrix gives zero.
@@ -36,7 +36,7 @@ def _from_longest_row(A: Tensor) -> Tensor:
 
 
 def norm_lower_bound_spd(
-    A: Float[Tensor, "*stack n n"], k: int = 32, half_iters: int = 2, *, generator: torch.Generator | None = None
+    A: Inexact[Tensor, "*stack n n"], k: int = 32, half_iters: int = 2, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*stack"]:
     """‖A‖₂ of positive semi-definite A from below, by 2 ``half_iters`` products with ``k`` vectors.
 

@@ -36,6 +36,10 @@ _KINDS = ("kron", "lra", "dense")
 Part = Kron | LowRank | InverseFree
 
 
+def _modes(p: Tensor) -> tuple[int, ...]:
+    return tuple(p.squeeze().shape) or (1,)
+
+
 class PSGD(Optimizer):
     """
     Args:
@@ -104,7 +108,7 @@ class PSGD(Optimizer):
         in_interval("update_probability", update_probability, 0, 1, closed="right")
         if kind == "dense" and geometry == "EQ":
             raise ValueError("the dense kind has no EQ; use Q0p5EQ1p5, or kind='kron'")
-        self._options = {"damping": nonnegative("damping", damping), "beta": beta_lipschitz}
+        self._options: dict[str, Any] = {"damping": nonnegative("damping", damping), "beta": beta_lipschitz}
         if kind == "lra":
             self._options |= {"rank": rank}
         else:
@@ -127,7 +131,7 @@ class PSGD(Optimizer):
         self._generator = torch.Generator(self.param_groups[0]["params"][0].device).manual_seed(seed)
         for index in range(len(self.param_groups)):
             for stack in self._stacks_of(index):  # a rank or a shape that cannot be is an error now
-                self._new_part(stack, 1.0)
+                self._empty_part(stack)
 
     # --- parts: which parameters share a preconditioner --------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class PSGD(Optimizer):
             return known
         stacks: dict[Any, list[Tensor]] = {}
         for p in parameters:
-            key = (tuple(p.squeeze().shape), p.dtype, p.device) if self.kind == "kron" else None
+            key = (_modes(p), p.dtype, p.device) if self.kind == "kron" else None
             stacks.setdefault(key, []).append(p)
         self._stacks[index] = list(stacks.values())
         return self._stacks[index]
@@ -150,16 +154,23 @@ class PSGD(Optimizer):
             "init_scale": scale, "dtype": first.dtype, "device": first.device, "generator": self._generator,
         }  # fmt: skip
         if self.kind == "kron":
-            return Kron(tuple(first.squeeze().shape), members=len(stack), **options)
+            return Kron(_modes(first), members=len(stack), **options)
         n = sum(p.numel() for p in stack)
         return LowRank(n, **options) if self.kind == "lra" else InverseFree(n, **options)
+
+    def _empty_part(self, stack: list[Tensor]) -> Part:
+        """A part whose tensors will be replaced; it leaves the optimizer's generator as it is."""
+        kept, self._generator = self._generator, torch.Generator(self._generator.device)
+        part = self._new_part(stack, 1.0)
+        part.generator = self._generator = kept
+        return part
 
     def _part(self, stack: list[Tensor], scale: Callable[[], float], lr: float) -> Part:
         """The stack's fitter, whose tensors are the state of the stack's first parameter."""
         first = stack[0]
         if first not in self._parts:
             loaded = dict(self.state[first])
-            part = self._new_part(stack, 1.0 if loaded else scale())
+            part = self._empty_part(stack) if loaded else self._new_part(stack, scale())
             if loaded:
                 part.state = self.state[first]
             else:
@@ -171,7 +182,7 @@ class PSGD(Optimizer):
 
     def _gather(self, stack: list[Tensor], values: list[Tensor]) -> Tensor:
         if self.kind == "kron":
-            return torch.stack([x.reshape(p.squeeze().shape) for x, p in zip(values, stack, strict=True)])
+            return torch.stack([x.reshape(_modes(p)) for x, p in zip(values, stack, strict=True)])
         return torch.cat([x.reshape(-1) for x in values])
 
     def _scatter(self, stack: list[Tensor], x: Tensor) -> list[Tensor]:
@@ -189,7 +200,8 @@ class PSGD(Optimizer):
             ValueError: sparse or complex gradients, none at all, or no closure where Hessian products are needed.
         """
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        update = self.update_probability == 1 or not self._parts or self._coin() < self.update_probability
+        update = self.update_probability == 1 or self._coin() < self.update_probability
+        update = update or self.param_groups[0]["steps"] == 0
         v: list[Tensor] = []
         h: list[Tensor] = []
         if self.whiten:
@@ -341,7 +353,7 @@ class PSGD(Optimizer):
             self._generator.set_state(generator_state.cpu())
 
     def _check_state(self, stack: list[Tensor], found: dict[str, Tensor]) -> None:
-        expected = {name: tuple(tensor.shape) for name, tensor in self._new_part(stack, 1.0).state.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in self._empty_part(stack).state.items()}
         have = {name: tuple(tensor.shape) for name, tensor in found.items() if name != "momentum"}
         if have != expected:
             raise ValueError(f"this state is of another model or kind: it has {have}, this optimizer needs {expected}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from tensorbench.core.errors import unknown
 
 from ..base import checked_loss, gradients_with_graph, nonnegative
-from .criterion import minimiser
+from .fitting_criterion import minimiser
 
 Pair = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
 Products = Literal["exact", "finite_difference"]

@@ -71,7 +71,8 @@ def strong_convexity_probe(
 
         return float((c(step) - 2 * c(0.0) + c(-step)) / step**2)
 
-    symmetric, skew = [], []
+    symmetric: list[float] = []
+    skew: list[float] = []
     for _ in range(directions):
         E = torch.randn(n, n, dtype=Q.dtype, generator=generator)
         for part, found in ((E + E.T, symmetric), (E - E.T, skew)):
