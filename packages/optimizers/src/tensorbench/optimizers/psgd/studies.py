@@ -74,7 +74,7 @@ def precision_study(
     generators: Mapping[torch.dtype, torch.Generator],
     *,
     lr: float = 0.1,
-    damping: float = 0.0,
+    damping: float = 1e-9,
 ) -> dict[torch.dtype, Errors]:
     """Whitening gradients (H₁ ⊗ H₂ ⊗ …) v with Kronecker factors in several precisions.
 
@@ -93,7 +93,7 @@ def precision_study(
             while done < stop:
                 v = torch.randn(shape, dtype=torch.float64, generator=draws)
                 g = _along_all(covariance, v).to(dtype)
-                fitter.whiten(g[None])
+                fitter.whiten(g)
                 done += 1
             errors[stop] = float((fitter.apply(g).double() - v).square().mean())
         found[dtype] = errors
