@@ -117,9 +117,10 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(right)
     else:
         parts = {"training step": "step", "optimizer alone": "optimizer"}
+        names = {"adamw": "AdamW", "psgd": "PSGD", "peer": "PSGD of pytorch_optimizer"}
         rows = [
-            {"seed": row["seed"], "dataset": part, "method": name, "milliseconds": 1e3 * row[f"{name}_{key}_seconds"]}
-            for _, row in records.iterrows() for name in ("adamw", "psgd", "peer") for part, key in parts.items()
+            {"seed": row["seed"], "dataset": part, "method": shown, "milliseconds": 1e3 * row[f"{name}_{key}_seconds"]}
+            for _, row in records.iterrows() for name, shown in names.items() for part, key in parts.items()
         ]  # fmt: skip
         long = pd.DataFrame(rows)
         plotting.bars(right, long, "milliseconds")

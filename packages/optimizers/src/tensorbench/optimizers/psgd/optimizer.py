@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
+from ..autodiff import grad, hvp_of_grads
 from ..base import (
     Optimizer,
     check_gradients,
@@ -26,10 +27,11 @@ from ..base import (
     nonnegative,
     positive,
 )
+from ..flat import flatten, unflatten
 from .inverse_free import Geometry, InverseFree, check_geometry
 from .kronecker import Kron
 from .low_rank import LowRank
-from .pairs import Products, difference_products, products_with
+from .pairs import Products, difference_products
 
 Kind = Literal["kron", "lra", "dense"]
 _KINDS = ("kron", "lra", "dense")
@@ -183,11 +185,12 @@ class PSGD(Optimizer):
     def _gather(self, stack: list[Tensor], values: list[Tensor]) -> Tensor:
         if self.kind == "kron":
             return torch.stack([x.reshape(_modes(p)) for x, p in zip(values, stack, strict=True)])
-        return torch.cat([x.reshape(-1) for x in values])
+        return flatten(values)
 
     def _scatter(self, stack: list[Tensor], x: Tensor) -> list[Tensor]:
-        parts = x.unbind() if self.kind == "kron" else x.split([p.numel() for p in stack])
-        return [part.view_as(p) for part, p in zip(parts, stack, strict=True)]
+        if self.kind != "kron":
+            return unflatten(x, stack)
+        return [part.view_as(p) for part, p in zip(x.unbind(), stack, strict=True)]
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -285,8 +288,7 @@ class PSGD(Optimizer):
         if not update or self.products == "finite_difference":
             with torch.enable_grad():
                 loss = checked_loss(closure)
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+                gradients = grad(loss, parameters)
             check_gradients(parameters, gradients)
             if not update:
                 return loss.detach(), gradients, [], []
@@ -295,9 +297,10 @@ class PSGD(Optimizer):
                 loss, gradients = gradients_with_graph(closure, parameters)
         v = [torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=self._generator) for p in parameters]
         if self.products == "exact":
-            h = products_with(gradients, parameters, v)
+            h = hvp_of_grads(gradients, parameters, v)
         else:
-            h = difference_products(closure, parameters, v, gradients)
+            with torch.enable_grad():
+                h = difference_products(closure, parameters, v, gradients)
         check_gradients(parameters, h)
         return loss.detach(), [g.detach() for g in gradients], v, h
 

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
-from ..base import checked_loss, gradients_with_graph, nonnegative
+from ..autodiff import Method, grad, hvp
+from ..base import checked_loss, nonnegative
+from ..flat import flatten
 from .fitting_criterion import minimiser
 
 Pair = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
@@ -100,12 +102,8 @@ class LossPairs(PairSource):
 
     def __next__(self) -> Pair:
         v = [torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=self.generator) for p in self.parameters]
-        if self.products == "exact":
-            _, gradients = gradients_with_graph(self.closure, self.parameters)
-            h = products_with(gradients, self.parameters, v)
-        else:
-            h = difference_products(self.closure, self.parameters, v)
-        return torch.cat([x.reshape(-1) for x in v]), torch.cat([x.reshape(-1) for x in h])
+        method: Method = "double_backward" if self.products == "exact" else "finite_difference"
+        return flatten(v), flatten(hvp(self.closure, self.parameters, v, method))
 
 
 def hvp_pairs(
@@ -118,42 +116,23 @@ def hvp_pairs(
     return LossPairs(closure, parameters, generator, products)
 
 
-def products_with(gradients: Sequence[Tensor], parameters: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
-    """H v from gradients that have a graph; zeros where the gradient does not depend on a parameter."""
-    curved = [(g, x) for g, x in zip(gradients, v, strict=True) if g.requires_grad]
-    if not curved:
-        return [torch.zeros_like(p) for p in parameters]
-    found = torch.autograd.grad([g for g, _ in curved], parameters, [x for _, x in curved], allow_unused=True)
-    return [torch.zeros_like(p) if h is None else h for h, p in zip(found, parameters, strict=True)]
-
-
 def difference_products(
-    closure: Callable[[], Tensor],
-    parameters: Sequence[Tensor],
-    v: Sequence[Tensor],
-    gradients: Sequence[Tensor] | None = None,
+    closure: Callable[[], Tensor], parameters: Sequence[Tensor], v: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor]:
-    """(∇f(θ + δ v) - ∇f(θ)) / δ with δ = √ε of the precision; the closure must be a function of the parameters alone.
+    """(∇f(θ + δ v) - ∇f(θ)) / δ with δ = √ε of the precision, for one gradient more than those at θ.
 
-    The parameters are put back exactly. ``gradients`` at θ are evaluated unless they are given.
+    The closure must be a function of the parameters alone; they are put back exactly.
     """
-
-    def gradient() -> list[Tensor]:
-        found = torch.autograd.grad(checked_loss(closure), list(parameters), allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-
-    before = gradient() if gradients is None else list(gradients)
     delta = max(torch.finfo(p.dtype).eps for p in parameters) ** 0.5
     kept = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         torch._foreach_add_(list(parameters), list(v), alpha=delta)
     try:
-        after = gradient()
+        after = grad(checked_loss(closure), parameters)
     finally:
         with torch.no_grad():
-            for p, value in zip(parameters, kept, strict=True):
-                p.copy_(value)
-    return [(y - x) / delta for x, y in zip(before, after, strict=True)]
+            torch._foreach_copy_(list(parameters), kept)
+    return [(y - x) / delta for x, y in zip(gradients, after, strict=True)]
 
 
 class WhiteningPairs(PairSource):
