@@ -367,6 +367,13 @@ def test_the_bounds_are_close_from_below():
             assert 1 - 1e-10 <= true**2 / float(psgd.norm_lower_bound_spd(S, generator=rng(k))) <= 1.5
 
 
+def test_the_bound_of_skew_matrices_needs_no_columns():
+    for k in range(100):
+        A = torch.randn(k % 9 + 2, k % 9 + 2, dtype=F64, generator=rng(k))
+        R = A - A.T
+        assert float(psgd.norm_lower_bound(R, skew=True)) == pytest.approx(float(psgd.norm_lower_bound(R)))
+
+
 def test_bounds_of_stacks_of_extreme_and_of_zero_matrices():
     A = torch.randn(3, 6, 6, generator=rng())
     scales = torch.tensor([1e-30, 1.0, 1e30])[:, None, None]

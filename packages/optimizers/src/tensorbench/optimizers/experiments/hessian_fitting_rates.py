@@ -148,7 +148,7 @@ def _log(run: Run, panel: str, errors: studies.Errors) -> None:
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-PAPER = ("gl", "triangular", "closed_form", "bfgs")
+PAPER = ("gl", "triangular", "closed_form", "closed_form_mean", "bfgs")
 GROUPS = ("spd", "euclid", "diagonal", "low_rank")
 FREE = ("q0p5eq1p5", "quad", "qeq", "qep", "pro4p")
 TITLES = {"clean": "clean products", "noisy": "noise 0.01", "drift": "drifting Hessian"}

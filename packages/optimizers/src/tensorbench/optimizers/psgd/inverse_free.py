@@ -50,7 +50,7 @@ def procrustes_step(
     if max_step is None:
         max_step = 1 / 8 if order == 2 else 1 / 3
     R = Q.mH - Q
-    bound = norm_lower_bound(R)[..., None, None]
+    bound = norm_lower_bound(R, skew=True)[..., None, None]
     R = R / bound.clamp(min=torch.finfo(Q.dtype).tiny)
     RQ = R @ Q
     RRQ = R @ RQ

@@ -16,14 +16,16 @@ def lift(x: Tensor) -> Tensor:
     return x.float() if torch.finfo(x.dtype).eps > 1e-6 else x
 
 
-def norm_lower_bound(A: Inexact[Tensor, "*stack m n"]) -> Float[Tensor, "*stack"]:
+def norm_lower_bound(A: Inexact[Tensor, "*stack m n"], *, skew: bool = False) -> Float[Tensor, "*stack"]:
     """‖A‖₂ from below by two products with vectors from the longest row and two from the longest column.
 
-    ‖A‖₂ is seldom more than 1.5 times the bound. A zero matrix gives zero.
+    ‖A‖₂ is seldom more than 1.5 times the bound. A zero matrix gives zero. ``skew`` says that A is skew-symmetric:
+    columns then tell what rows do.
     """
     largest = A.abs().amax((-2, -1), keepdim=True)
     A = A / largest.clamp(min=torch.finfo(A.dtype).tiny)  # so that squares neither overflow nor vanish
-    return largest[..., 0, 0] * torch.maximum(_from_longest_row(A), _from_longest_row(A.mH))
+    rows = _from_longest_row(A)
+    return largest[..., 0, 0] * (rows if skew else torch.maximum(rows, _from_longest_row(A.mH)))
 
 
 def _from_longest_row(A: Tensor) -> Tensor:
