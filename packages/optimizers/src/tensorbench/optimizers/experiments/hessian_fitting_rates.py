@@ -36,6 +36,7 @@ from tensorbench.optimizers.psgd import (
     studies,
     tridiagonal,
 )
+from tensorbench.optimizers.psgd.inverse_free import Geometry
 
 POINTS = 41  # of a curve, evenly on a logarithmic axis
 TAIL = 32  # more of them in the second half, where floors are read
@@ -49,7 +50,7 @@ def on_group(kind: Callable[..., Fitter], panel: str, seed: int, *, mu: float = 
     return partial(kind, mu=noisy_mu if panel == "noisy" else mu)
 
 
-def inverse_free(panel: str, seed: int, *, geometry: str, lr: float = 0.1) -> Make:
+def inverse_free(panel: str, seed: int, *, geometry: Geometry, lr: float = 0.1) -> Make:
     """The reference code's step everywhere."""
     return partial(InverseFree, geometry=geometry, lr=lr)
 
@@ -65,17 +66,18 @@ def closed_form(panel: str, seed: int, *, window: float = 0.999) -> Make:
 
 
 def precision(
-    run: Run, factors: list[torch.Tensor], *, geometry: str, precisions: list[str], steps: int, lr: float = 0.1
+    run: Run, factors: list[torch.Tensor], *, geometry: Geometry, precisions: list[str], steps: int, lr: float = 0.1
 ) -> None:
     """One geometry of Kronecker factors in several precisions."""
-    at = sorted({*np.geomspace(1, steps, 30).round().astype(int).tolist(), *range(steps * 9 // 10, steps + 1, 10)})
+    curve = np.unique(np.geomspace(1, steps, 30).round().astype(int)).tolist()
+    at = sorted({*curve, *range(steps * 9 // 10, steps + 1, 10)})
     seeds = {getattr(torch, name): torch.Generator().manual_seed(run.seed) for name in precisions}
     found = studies.precision_study(geometry, factors, at, seeds, lr=lr)  # type: ignore[arg-type]
     level = {}
     for name in precisions:
         errors = found[getattr(torch, name)]
-        for step, error in errors.items():
-            run.log(step=step, **{f"{name}_error": error})
+        for step in curve:
+            run.log(step=step, **{f"{name}_error": errors[step]})
         level[name] = statistics.median(error for step, error in errors.items() if step >= steps * 9 // 10)
         run.log(**{f"{name}_level": level[name], f"{name}_finite": all(math.isfinite(e) for e in errors.values())})
     for low, high in (("bfloat16", "float32"), ("float32", "float64")):
@@ -159,7 +161,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     sizes = sorted(int(found.group(1)) for name in records if (found := re.fullmatch(r"clean_(\d+)_error", str(name))))
     fig, axes = plotting.figure(columns=2, cols=3, height=6.2)
     for ax, kind in zip(axes, KINDS, strict=True):
-        _curves(ax, records, f"{kind}_{sizes[0]}_error" if sizes else "", [*PAPER, "q0p5eq1p5"], loglog=kind == "drift")
+        _curves(ax, records, f"{kind}_{sizes[0]}_error" if sizes else "", [*PAPER, "q0p5eq1p5"], axes="xy")
         ax.set(title=TITLES[kind], xlabel="updates", ylabel="‖PH − I‖" if kind == "clean" else "")
     plotting.legend(fig)
     yield "panels", fig
@@ -167,7 +169,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, axes = plotting.figure(columns=2, rows=2, cols=2, height=11.5)
     for row, size in zip(axes, [*sizes, *sizes][:2] or [0, 0], strict=True):
         for ax, names in zip(row, (("gl", *GROUPS), ("gl", *FREE)), strict=True):
-            _curves(ax, records, f"clean_{size}_error", names)
+            _curves(ax, records, f"clean_{size}_error", names, axes="y")
             ax.set(title=f"n = {size}", xlabel="updates", ylabel="‖PH − I‖" if ax is row[0] else "")
     plotting.legend(fig)
     yield "fitters", fig
@@ -175,7 +177,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, ax = plotting.figure()
     looks = plotting.styles(["q0p5eq1p5_kron float64", "q0p5eq1p5_kron float32", "q0p5eq1p5_kron bfloat16",
                              "eq_kron float64", "eq_kron float32"])  # fmt: skip
-    plotting.log_axis(ax, "y")
+    plotting.log_axis(ax, "xy")
     drawn = False
     for name, look in looks.items():
         method, precision = name.split(" ")
@@ -195,7 +197,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "precision", fig
 
 
-def _curves(ax, records: pd.DataFrame, metric: str, names, *, loglog: bool = False) -> None:
+def _curves(ax, records: pd.DataFrame, metric: str, names, *, axes: str) -> None:
     shown = records[records["method"].isin(names)] if len(records) else records
     has = shown[shown[metric].notna()] if metric in shown else shown[:0]
     logged = list(has["method"])
@@ -203,7 +205,7 @@ def _curves(ax, records: pd.DataFrame, metric: str, names, *, loglog: bool = Fal
         plotting.empty(ax)
         return
     history = rec.history(shown[shown["method"].isin(logged)], metric)
-    plotting.log_axis(ax, "xy")
+    plotting.log_axis(ax, axes)
     plotting.series(ax, history, "step", "value", order=[n for n in names if n in set(logged)])
 
 

@@ -59,7 +59,7 @@ def procrustes_step(
         # tr(UQ) = tr Q + a first + a²/2 second, and first >= 0.
         best = torch.where(second < 0, first / (-second).clamp(min=torch.finfo(first.dtype).tiny), max_step)
         a = best.clamp(0, max_step)[..., None, None].to(Q.dtype)
-        return Q + a * (RQ + (0.5 * a) * RRQ)
+        return torch.addcmul(torch.addcmul(Q, a, RQ), a * a / 2, RRQ)
     third = _trace(R, RRQ)  # <= 0; where it is zero, Q is symmetric already
     safe = torch.where(third < 0, third, -torch.ones_like(third))
     root = (-second - (second.square() - 1.5 * first * safe).clamp(min=0).sqrt()) / (0.75 * safe)
@@ -67,9 +67,9 @@ def procrustes_step(
     return Q + a * (RQ + (0.5 * a) * (RRQ + (0.25 * a) * (R @ RRQ)))
 
 
-def _trace(A: Tensor, B: Tensor) -> Tensor:
-    """Re tr(A B) without the product, summed in single precision at least."""
-    return lift((A * B.mT).real).sum((-2, -1))
+def _trace(R: Tensor, B: Tensor) -> Tensor:
+    """Re tr(R B) of a skew-Hermitian R without the product, in single precision at least."""
+    return -torch.linalg.vecdot(lift(R).flatten(-2), lift(B).flatten(-2)).real
 
 
 def move(
