@@ -171,15 +171,16 @@ def cubic_subproblem(
         if not isinstance(H, Tensor):
             raise ValueError("the exact method needs H as a matrix; use method='krylov' for products")
         return _exact(g, H, M, delta, tau, noisy)
+    solve = _krylov if method == "krylov" else _descent
     if isinstance(H, Tensor):
         matrix = H
         check_symmetric(matrix)
 
         def product(v: Tensor) -> Tensor:
             return matrix @ v
-    else:
-        product = H
-    return (_krylov if method == "krylov" else _descent)(g, product, M, delta, tau, max_products)
+
+        return solve(g, product, M, delta, tau, max_products)
+    return solve(g, H, M, delta, tau, max_products)
 
 
 def _exact(g: Tensor, H: Tensor, M: float, delta: float, tau: float, noisy: bool) -> Step:
@@ -231,8 +232,8 @@ def _krylov(g: Tensor, product: Product, M: float, delta: float, tau: float, lim
 
 
 def _descent(g: Tensor, product: Product, M: float, delta: float, tau: float, limit: int) -> Step:
-    """Gradient descent on ω with Barzilai and Borwein's step lengths, halved until ω falls below its last ten
-    values.""" d = len(g)
+    """Gradient descent on ω with Barzilai and Borwein's lengths, halved until ω falls below its last ten values."""
+    d = len(g)
 
     def model(h: Tensor, Hh: Tensor) -> tuple[float, Tensor]:
         r = float(h.norm())

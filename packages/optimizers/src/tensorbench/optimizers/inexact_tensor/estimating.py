@@ -10,7 +10,7 @@ r = |z|, so that r is the positive root of r φ(r) = |s|: a quadratic equation f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,8 @@ class EstimatingSequence:
         for name, value in weights.items():
             if not value >= getattr(self, name) * (1 - 1e-12):
                 raise ValueError(f"{name} would fall from {getattr(self, name):g} to {value:g}; weights never fall")
-        return replace(self, s=self.s + weight * g, **weights)
+        powers = {"c2": self.c2, "c3": self.c3, "c4": self.c4} | weights
+        return EstimatingSequence(self.x0, self.s + weight * g, **powers)
 
     def radius(self, *, closed_form: bool = True) -> float:
         """|x - x₀| of the minimiser. ``closed_form`` (where c4 = 0) solves the quadratic equation, else Newton's
