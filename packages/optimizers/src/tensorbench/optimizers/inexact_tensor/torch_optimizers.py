@@ -8,7 +8,7 @@ where that is too large. See :mod:`.ascn`, :mod:`.sartem` and :mod:`.restarts` f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from tensorbench.optimizers import base
+from tensorbench.optimizers.autodiff import hvp_of_grads
+from tensorbench.optimizers.flat import flatten, unflatten
 from tensorbench.optimizers.inexact_tensor import ascn, restarts, sartem
 from tensorbench.optimizers.inexact_tensor.estimating import EstimatingSequence
 from tensorbench.optimizers.inexact_tensor.oracles import Rng
 
 Closure = Callable[[], Tensor]
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
 
 
 class _ClosureOracle:
@@ -41,13 +39,8 @@ class _ClosureOracle:
     def set(self, x: Tensor) -> None:
         """Write the vector to the parameters."""
         with torch.no_grad():
-            for p, part in zip(self.parameters, self.split(x), strict=True):
+            for p, part in zip(self.parameters, unflatten(x, self.parameters), strict=True):
                 p.copy_(part)
-
-    def split(self, x: Tensor) -> list[Tensor]:
-        """The vector in the shapes of the parameters."""
-        parts = torch.split(x, [p.numel() for p in self.parameters])
-        return [part.reshape(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
     def value(self, x: Tensor) -> Tensor:
         self.set(x)
@@ -59,36 +52,27 @@ class _ClosureOracle:
         loss, self._gradients = base.gradients_with_graph(self.closure, self.parameters)
         self.losses.append(loss.detach())
         self._at = x
-        return _flat(g.detach() for g in self._gradients)
+        return flatten(g.detach() for g in self._gradients)
 
-    def _flat_gradient(self, x: Tensor) -> Tensor:
+    def _graph(self, x: Tensor) -> list[Tensor]:
+        """Gradients at x that can be differentiated again."""
         if self._at is not x:
             self.grad(x)
-        return _flat(self._gradients)
-
-    def _along(self, gradient: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
-        """The derivative of ``gradient``·v; zeros where it does not depend on the parameters."""
-        if not gradient.requires_grad:
-            return torch.zeros_like(v)
-        parts = torch.autograd.grad(
-            gradient, self.parameters, v, retain_graph=True, create_graph=create_graph, materialize_grads=True
-        )
-        return _flat(parts)
-
-    def hess(self, x: Tensor, rng: Rng = None) -> Tensor:
-        gradient = self._flat_gradient(x)
-        rows = [self._along(gradient, e) for e in torch.eye(len(x), dtype=x.dtype)]
-        H = torch.stack(rows)
-        return (H + H.T) / 2
+        return self._gradients
 
     def hvp(self, x: Tensor, rng: Rng = None) -> Callable[[Tensor], Tensor]:
-        gradient = self._flat_gradient(x)
-        return lambda v: self._along(gradient, v)
+        gradients = self._graph(x)
+        return lambda v: flatten(hvp_of_grads(gradients, self.parameters, unflatten(v, self.parameters)))
+
+    def hess(self, x: Tensor, rng: Rng = None) -> Tensor:
+        product = self.hvp(x)
+        H = torch.stack([product(e) for e in torch.eye(len(x), dtype=x.dtype, device=x.device)])
+        return (H + H.T) / 2
 
     def third_vec(self, x: Tensor, h: Tensor, rng: Rng = None) -> Tensor:
-        gradient = self._flat_gradient(x)
-        product = self._along(gradient, h, create_graph=True)
-        return self._along(product, h)
+        along = unflatten(h, self.parameters)
+        product = hvp_of_grads(self._graph(x), self.parameters, along, create_graph=True)
+        return flatten(hvp_of_grads(product, self.parameters, along))
 
 
 class _Accelerated(base.Optimizer):
@@ -117,7 +101,7 @@ class _Accelerated(base.Optimizer):
                 "this optimizer needs curvature: pass step() a closure that returns the loss, without backward()"
             )
         group, oracle = self.param_groups[0], self._oracle
-        x = _flat(p.detach() for p in group["params"]).clone()
+        x = flatten(p.detach() for p in group["params"])
         options = dict(group)
         oracle.closure, oracle.losses = closure, []
         try:
@@ -138,14 +122,14 @@ class _Accelerated(base.Optimizer):
         kept = self.state[parameters[0]]
         if "s" not in kept:
             return ascn.State(0, x, x.clone(), EstimatingSequence.at(x))
-        x0, s, y = (_flat(self.state[p][name] for p in parameters) for name in ("x0", "s", "y"))
+        x0, s, y = (flatten(self.state[p][name] for p in parameters) for name in ("x0", "s", "y"))
         return ascn.State(kept["step"], x, y, EstimatingSequence(x0, s, kept["c2"], kept["c3"], kept["c4"]))
 
     def _save(self, state: ascn.State) -> None:
         parameters = self.param_groups[0]["params"]
         sequence = state.sequence
         for name, vector in (("x0", sequence.x0), ("s", sequence.s), ("y", state.y)):
-            for p, part in zip(parameters, self._oracle.split(vector), strict=True):
+            for p, part in zip(parameters, unflatten(vector, parameters), strict=True):
                 self.state[p][name] = part.clone()
         numbers = {"step": state.t, "c2": sequence.c2, "c3": sequence.c3, "c4": sequence.c4}
         self.state[parameters[0]].update(numbers)
