@@ -2,13 +2,12 @@
 
 ``gap_over_certificate`` is the largest ratio of f(x_T) - f* to the certificate over all T, and ``certificate_holds``
 says whether it is at most 1; ``iterations_to_1e2`` and ``iterations_to_1e4`` are the first T with a gap of at most 10⁻²
-and 10⁻⁴ times the dimension (NaN if none has); ``gap_late`` is the gap from T = 10 on. ``krylov_rule`` runs twice, with
+and 10⁻⁴ times the dimension (where one has); ``gap_late`` is the gap from T = 10 on. ``krylov_rule`` runs twice, with
 exact and with Krylov steps.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +47,8 @@ def run(run: Run) -> None:
         run.log(step=T, gap=gap, **({"gap_late": gap} if T >= LATE else {}))
     for name, share in (("iterations_to_1e2", 1e-2), ("iterations_to_1e4", 1e-4)):
         reached = [T for T, gap in enumerate(gaps, 1) if gap <= share * len(f.start)]
-        run.log(**{name: reached[0] if reached else math.nan})
+        if reached:
+            run.log(**{name: reached[0]})
     if run.method.uses != "cubic_newton":
         bounds = [simple_certificate(T, options["M"], f.radius, p=p) for T in range(1, len(gaps) + 1)]
         worst = float((np.array(gaps) / np.array(bounds)).max())

@@ -66,7 +66,8 @@ def radius_of(eigenvalues: np.ndarray, g: np.ndarray, delta: float, cubic: float
         return 0.0
     bounds = [math.sqrt(2 * size / cubic)] if cubic > 0 else []
     bounds += [(6 * size / quartic) ** (1 / 3)] if quartic > 0 else []
-    bounds += [size / (delta + eigenvalues[0])] if delta + eigenvalues[0] > 0 else []
+    lowest = delta + float(eigenvalues[0])
+    bounds += [size / lowest] if lowest > 0 else []
     if not bounds:
         raise ValueError("the model has no minimiser: H is singular, and delta, cubic and quartic are all 0")
     low, high = 0.0, min(bounds)
