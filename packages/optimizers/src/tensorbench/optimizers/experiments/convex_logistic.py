@@ -2,9 +2,9 @@
 
 The step of ``gap`` is the number of gradients and Hessians asked for so far, each counted as one; ``gap_by_time`` has
 the CPU seconds of the method instead. f* is SciPy's trust-exact's, polished by Newton steps. Where derivatives are
-noisy, ``ascn`` declares σ₁ = 0.32/√(gradient rows) and δ₂ = 0.25/√(Hessian rows): gradients of single rows are at most 1
-long and have a standard deviation of about 0.32 on a9a.t, Hessians of single rows have a norm of at most 1/4. The
-method ``ascn_free`` has its σ₁ searched for instead.
+noisy, ``ascn`` declares σ₁ = 0.32/√(gradient rows) and δ₂ = 0.25/√(Hessian rows): gradients of single rows have a
+standard deviation of about 0.32 on a9a.t, Hessians of single rows a norm of at most 1/4. The method ``ascn_free`` has
+its σ₁ searched for instead.
 """
 
 from __future__ import annotations
