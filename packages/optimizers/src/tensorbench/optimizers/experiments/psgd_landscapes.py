@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from tensorbench.optimizers.landscapes.convex import LogisticLoss
 from torch import Tensor
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.optimizers.landscapes.convex import LogisticLoss
 from tensorbench.optimizers.landscapes.tensor import RankDecomposition, relative_error
 from tensorbench.optimizers.psgd import PSGD
 
@@ -147,9 +147,19 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             plotting.empty(ax)
             continue
         plotting.log_axis(ax, "xy")
-        history = history[(history["step"] > 0) & (history["value"] > 1e-16)]
-        plotting.series(ax, history, "step", "value", reducer="median")
+        plotting.series(ax, _filled(history), "step", "value", reducer="median")
         plotting.reference(ax, y=REACHED)
         ax.set(title=plotting.label(str(name)), xlabel="work (gradients)", ylabel="relative gap")
     plotting.legend(fig)
     yield "gap", fig
+
+
+def _filled(history: pd.DataFrame) -> pd.DataFrame:
+    """All seeds at all steps of their method: the lowest gap so far stays, also after a method has stopped."""
+    history = history[history["step"] > 0]
+    parts = []
+    for _, part in history.groupby("method", sort=False):
+        wide = part.pivot_table(index="step", columns="seed", values="value").ffill().clip(lower=1e-16)
+        long = wide.melt(ignore_index=False, var_name="seed").dropna().reset_index()
+        parts.append(long.assign(method=part["method"].iloc[0]))
+    return pd.concat(parts, ignore_index=True)
