@@ -2,8 +2,8 @@
 
 ``gap_over_certificate`` is the largest ratio of f(x_T) - f* to the certificate over all T, and ``certificate_holds``
 says whether it is at most 1; ``iterations_to_1e2`` and ``iterations_to_1e4`` are the first T with a gap of at most 10⁻²
-and 10⁻⁴ times the dimension (where one has); ``gap_late`` is the gap from T = 10 to 60. ``krylov_rule`` runs twice, with
-exact and with Krylov steps.
+and 10⁻⁴ times the dimension (where one has); ``gap_late`` is the gap from T = 10 to 60.
+``krylov_rule`` runs twice, with exact and with Krylov steps.
 """
 
 from __future__ import annotations
