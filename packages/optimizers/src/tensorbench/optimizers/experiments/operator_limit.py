@@ -1,4 +1,4 @@
-"""Limits of infinite width against networks of finite width: the operator limit (NTP) and the maximal update limit (µP).
+"""Limits of infinite width against networks of finite width: the operator limit (NTP) and the maximal update limit.
 
 The steps of ``mup_error...`` are widths; those of ``change_finite``, ``change_operator`` and ``change_linear`` are the
 points (images).
@@ -72,7 +72,7 @@ def operator(
     run: Run, arch: lim.Arch, problem: lim.Problem, rule: updates.EntrywiseUpdate, *, steps: int, lr: float, width: int,
     options: dict[str, int],
 ) -> None:  # fmt: skip
-    """A wide network in NTP against the operator limit from its own initial function, and against the tangent kernel."""
+    """A wide network in NTP against the operator limit from its own start, and against the tangent kernel."""
     finite = lim.finite_run(
         arch, problem, rule, abcd.ntp_adam(3), width=width, lr=lr, steps=steps, generator=run.generator
     ).double()
