@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,11 +39,11 @@ def _torch_eig() -> Iterator[None]:
         return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
     before = getattr(torch, "eig", None)
-    torch.eig = eig  # type: ignore[attr-defined]
+    setattr(torch, "eig", eig)  # noqa: B010
     try:
         yield
     finally:
-        torch.eig = before  # type: ignore[attr-defined]
+        setattr(torch, "eig", before)  # noqa: B010
 
 
 def pyhessian_density(model: nn.Module, batch: Any, steps: int) -> tuple[list, list]:
@@ -55,16 +56,18 @@ def pyhessian_density(model: nn.Module, batch: Any, steps: int) -> tuple[list, l
     return found
 
 
-def time_products(run: Run, model: nn.Module, batch: Any, v: list[Tensor], repeats: int) -> None:
+def time_products(run: Run, model: nn.Module, batch: Any, v: Sequence[Tensor], repeats: int) -> None:
     """One product each way against the gradient."""
     params, closure = trainable(model), autodiff.objective(model, images.loss, batch)
     op, flat = curvature.hessian_operator(closure, params), flatten(v)
+    moved = copy.deepcopy(model)  # differences move the parameters, which a graph that is kept does not survive
+    elsewhere = autodiff.objective(moved, images.loss, batch)
     rivals: dict[str, Callable[[], object]] = {
         "gradient": lambda: autodiff.grad(closure(), params),
         "product": lambda: autodiff.hvp(closure, params, v),
         "reused": lambda: op @ flat,
         "forward": lambda: autodiff.hvp(closure, params, v, "forward_over_reverse"),
-        "difference": lambda: autodiff.hvp(closure, params, v, "finite_difference"),
+        "difference": lambda: autodiff.hvp(elsewhere, trainable(moved), v, "finite_difference"),
         "gauss_newton": lambda: autodiff.ggnvp(model, images.loss, batch, v),
     }
     seconds = compare(rivals, repeats=2 * repeats, min_seconds=0.05)

@@ -7,6 +7,7 @@ gives the initial weights and the order of the samples, the same for all learnin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def threshold(run: Run) -> None:
     found = []
     with run.time("fit"):
         for b in run.progress(options["batches"], desc="batch sizes"):
-            stable = find_max_lr(lambda lr, b=b: not diverged(_losses(run, data, b, lr), start), grid)
+            stable = find_max_lr(partial(_is_stable, run, data, b, start), grid)
             found.append(stable.stable)
             run.log(step=b, max_lr=stable.stable, theory_lr=max_lr(options["kind"], largest, noise, b))
     batches = options["batches"]
@@ -59,6 +60,10 @@ def threshold(run: Run) -> None:
         P_sigma2=noise,
         critical_batch=critical_batch(largest, noise),
     )
+
+
+def _is_stable(run: Run, data: images.Images, b: int, start: float, lr: float) -> bool:
+    return not diverged(_losses(run, data, b, lr), start)
 
 
 def _losses(run: Run, data: images.Images, b: int, lr: float) -> Iterator[float]:

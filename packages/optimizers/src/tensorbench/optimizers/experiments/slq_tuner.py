@@ -2,9 +2,9 @@
 
 ``slq`` starts from a look at the spectrum and takes another every ``every`` steps; the curvature is that of a batch of
 its own, batch norm in training mode. ``sgd`` is one learning rate of the grid and is tuned like any method.
-``sgd_split`` spends the cost of the ``slq`` run on all rates of the grid together and keeps the best by validation. Cost
-is counted in gradients of one batch: a Hessian product with the graph kept is two, building the graph and the check that
-the loss is deterministic three. The steps of the histories are gradients.
+``sgd_split`` spends the cost of the ``slq`` run on all rates of the grid together and keeps the best by validation.
+Cost is counted in gradients of one batch: a Hessian product with the graph kept is two, building the graph and checking
+that the loss is deterministic three. The steps of the histories are gradients.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def _train(
     data: images.Images,
     optimizer: torch.optim.Optimizer,
     steps: int,
-    tuner: SLQTuner | None = None,
+    callback: Callable[[int, float], None] | None = None,
 ) -> History:
     stream = images.batches(data.train, run.generator, BATCH)
-    return fit(model, stream, images.loss, optimizer, steps=steps, callback=tuner)
+    return fit(model, stream, images.loss, optimizer, steps=steps, callback=callback)
 
 
 def _finish(run: Run, model: nn.Module, data: images.Images) -> None:
