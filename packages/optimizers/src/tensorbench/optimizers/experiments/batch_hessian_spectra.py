@@ -166,7 +166,8 @@ def _model(ax, records: pd.DataFrame) -> None:
         ax.plot(b[lam > s], curve[lam > s], color=look["color"], linewidth=1)
     ax.plot(b, 2 * s, color="#666666", linewidth=0.9, linestyle=":", label="edge 2s")
     ax.set(xlabel="batch size b", ylabel="eigenvalue of the noisy matrix", title="model")
-    plotting.legend(ax, loc="upper right")
+    ax.set_ylim(0.1, 9)
+    plotting.legend(ax, loc="lower left")
 
 
 def _network(ax, records: pd.DataFrame) -> None:
@@ -174,7 +175,7 @@ def _network(ax, records: pd.DataFrame) -> None:
         return plotting.empty(ax)
     plotting.log_axis(ax, "x", ticks=(4, 16, 64, 256))
     plotting.log_axis(ax, "y")
-    names = {"batch_max": "largest", "batch_min": "lowest, sign changed", "theory_max": "λ₁ + s²/λ₁"}
+    names = {"batch_max": "largest", "batch_min": "lowest, sign changed", "theory_max": r"$\lambda_1 + s^2/\lambda_1$"}
     looks = plotting.styles(names.values())
     for metric, text in names.items():
         points = rec.history(records, metric).assign(curve=text)
@@ -184,10 +185,15 @@ def _network(ax, records: pd.DataFrame) -> None:
         line.set(color=look["color"], marker=look["marker"], linestyle=look["linestyle"], label=text)
         if len(ax.collections):
             ax.collections[-1].set_facecolor(look["color"])
-    for value, text in ((records["full_max"].mean(), "largest"), (-records["full_min"].mean(), "lowest")):
-        plotting.reference(ax, y=float(value), text=f"{text}, all data")
+    largest, lowest = float(records["full_max"].mean()), -float(records["full_min"].mean())
+    plotting.reference(ax, y=largest)
+    ax.annotate("largest, all data", (1, largest), xycoords=("axes fraction", "data"), xytext=(-2, -3), ha="right",
+                va="top", textcoords="offset points", color="#444444", fontsize=7.5)  # fmt: skip
+    if lowest > 0:
+        plotting.reference(ax, y=lowest, text="lowest, all data")
+        ax.set_ylim(bottom=lowest / 3)
     ax.set(xlabel="batch size b", ylabel="eigenvalue of the Hessian", title="perceptron on digits")
-    plotting.legend(ax, loc="upper right")
+    plotting.legend(ax, loc=(0.02, 0.16))
 
 
 def _densities(records: pd.DataFrame) -> Figure:

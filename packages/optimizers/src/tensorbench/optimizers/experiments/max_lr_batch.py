@@ -104,7 +104,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         middle = float(np.exp(np.log(small["step"]).mean())), float(np.exp(small["log"].mean()))
         if method == "sgd":
             theory = rec.history(part, "theory_lr").groupby("step")["value"].mean()
-            ax.plot(theory.index, theory, color="#888888", linewidth=1.1, label="2/λ₁'(b) at the start")
+            ax.plot(theory.index, theory, color="#888888", linewidth=1.1, label=r"$2/\lambda_1'(b)$ at the start")
         plotting.guide(ax, power, through=middle, text=f"slope {power:g}")
         slopes = part[["slope_small", "slope_large"]].mean()
         ax.set_title(f"{plotting.label(method)}: slope {slopes.iloc[0]:.2f} (b ≤ 64), {slopes.iloc[1]:.2f} (b ≥ 128)")
