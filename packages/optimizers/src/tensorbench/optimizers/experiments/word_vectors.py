@@ -1,4 +1,4 @@
-"""CBOW of several widths and of infinite width on the same draws. The steps of ``loss`` and ``agreement`` are widths."""
+"""CBOW of several widths and of infinite width on the same draws. Steps of ``excess``, ``agreement`` are widths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit_cbow(run: Run, text: Corpus, widths: list[int], epochs: int, **options: 
         run.log(**{f"loss_{dim}": loss[dim]})
     share = {n: np.mean([np.isin(a, b).mean() for a, b in zip(found[n], found["inf"], strict=True)]) for n in widths}
     for n in widths:
-        run.log(step=n, loss=loss[n], excess=loss[n] - loss["inf"], agreement=share[n])
+        run.log(step=n, excess=loss[n] - loss["inf"], agreement=share[n])
         run.log(**{f"agreement_{n}": share[n]})
     for narrow, wide in zip(widths, [*widths[1:], "inf"], strict=True):
         run.log(**{f"loss_{narrow}_over_{wide}": loss[narrow] / loss[wide]})
