@@ -50,7 +50,7 @@ def changes(abc: ABC, n: int, data: TeacherPairs, eta: float, steps: int, seed: 
     return tuple(v if np.isfinite(v) else np.inf for v in values)  # type: ignore[return-value]
 
 
-def exponent(widths: Sequence[int], values: Sequence[float]) -> float:
+def exponent(widths: Sequence[int], values: np.ndarray) -> float:
     """Growth of a change with the width; infinite where one diverged."""
     if not np.isfinite(values).all():
         return float("inf")
@@ -146,8 +146,6 @@ def _phases(records: pd.DataFrame) -> Figure:
         image = ax.pcolormesh(a, c, np.clip(shown, -1, 1), cmap="RdBu_r", vmin=-1, vmax=1, shading="nearest")
         rows, columns = np.nonzero(stable)
         ax.plot(a[columns], c[rows], ".", color="black", markersize=3)
-        rows, columns = np.nonzero(shown > 10)
-        ax.plot(a[columns], c[rows], "x", color="white", markersize=3, markeredgewidth=0.7)
         ax.set_title(title)
     fig.colorbar(image, ax=axes[1:], label="exponent in the width", shrink=0.9)
     for ax in axes:
@@ -158,7 +156,8 @@ def _phases(records: pd.DataFrame) -> Figure:
 
 
 def _kinds(ax: Any, a: np.ndarray, c: np.ndarray, hidden: int) -> None:
-    fine_a, fine_c = np.linspace(a[0], a[-1], 161), np.linspace(c[0], c[-1], 161)
+    edges = [(grid[0] - (grid[1] - grid[0]) / 2, grid[-1] + (grid[1] - grid[0]) / 2) for grid in (a, c)]
+    fine_a, fine_c = (np.linspace(*edge, 161) for edge in edges)
     kinds = uniform_sweep(fine_a + 1e-6, fine_c + 1e-6, hidden).kinds
     ax.pcolormesh(fine_a, fine_c, (kinds != "unstable").T, cmap=ListedColormap(["#F0D9D0", "#DDE6EE"]),
                   shading="nearest", rasterized=True)  # fmt: skip
@@ -172,7 +171,7 @@ def _kinds(ax: Any, a: np.ndarray, c: np.ndarray, hidden: int) -> None:
     ax.annotate("feature learning\n(muP)", (0.5, 0), xytext=(8, 3), textcoords="offset points", fontsize=8,
                 color="#D55E00", va="bottom")  # fmt: skip
     ax.set_title("predicted kind")
-    ax.set(xlim=(a[0], a[-1]), ylim=(c[0], c[-1]))
+    ax.set(xlim=edges[0], ylim=edges[1])
 
 
 def _listed(value: Any) -> list[float]:

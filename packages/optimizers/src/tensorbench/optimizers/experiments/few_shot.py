@@ -20,7 +20,7 @@ from tensorbench.core.claims.statistics import mean_interval
 from tensorbench.core.run import Run
 from tensorbench.optimizers.infinite_width.few_shot_tasks import FewShotTasks
 from tensorbench.optimizers.infinite_width.kernel_learners import PoolLearner, kernel_matrix
-from tensorbench.optimizers.infinite_width.linear_limit import FinLinear1LP, InfLinear1LP
+from tensorbench.optimizers.infinite_width.linear_limit import FinLinear1LP, InfLinear1LP, Linear1LP
 from tensorbench.optimizers.infinite_width.maml import MAML, Outcome
 
 WAYS, TASKS, INNER_LR, CLIP, TEST_STEPS = 5, 32, 0.4, 0.5, 20
@@ -34,6 +34,7 @@ class Linear:
     def __init__(self, parts: dict[str, FewShotTasks], run: Run, width: Any, sigma_u: float, sigma_v: float,
                  bias_alpha: float) -> None:  # fmt: skip
         pixels = parts["train"].pool.shape[1]
+        net: Linear1LP
         if width == "inf":
             net = InfLinear1LP(pixels, WAYS, sigma_u, sigma_v, bias_alpha=bias_alpha)
         else:
@@ -52,7 +53,8 @@ class Kernel:
 
     def __init__(self, parts: dict[str, FewShotTasks], run: Run, kernel: str, **variances: float) -> None:
         # The defaults of the authors' code: all standard deviations 1.
-        self.options: dict[str, Any] = {"kernel": kernel, "varw": 1.0, "varb": 1.0, "varw2": 1.0} | variances
+        self.options: dict[str, Any] = {"kernel": kernel, "varw": 1.0, "varb": 1.0, "varw2": 1.0}
+        self.options.update(variances)
         self.parts, self.pool = parts, parts["train"].pool
         self.model = PoolLearner(kernel_matrix(self.pool, self.pool, **self.options), WAYS)
         self.learner = MAML(self.model, INNER_LR, clip=CLIP)
@@ -111,12 +113,13 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 
 def _width(records: pd.DataFrame) -> Figure:
-    fig, ax = plotting.figure(height=6.6)
+    fig, ax = plotting.figure(height=7.6)
     if not len(records):
         plotting.empty(ax)
         return fig
     by_method = {
-        name: mean_interval(part["test_accuracy"].to_numpy(dtype=float)) for name, part in records.groupby("method")
+        str(name): mean_interval(part["test_accuracy"].to_numpy(dtype=float))
+        for name, part in records.groupby("method")
     }
     finite = sorted(int(name[4:]) for name in by_method if name.startswith("mup_") and name[4:].isdigit())
     places = {n: float(np.log2(n)) for n in finite}
@@ -134,9 +137,9 @@ def _width(records: pd.DataFrame) -> Figure:
         if found.low is not None and found.high is not None:
             ax.axhspan(found.low, found.high, color=look["color"], alpha=0.12, linewidth=0)
     if finite:
-        for k, (n, value) in enumerate(PAPER.items()):
-            at = edge if np.isinf(n) else np.log2(n)
-            ax.plot(at, value, "o", color="#444444", markerfacecolor="none", label="paper, muP" if k == 0 else None)
+        for k, (wide, value) in enumerate(PAPER.items()):
+            place = edge if np.isinf(wide) else float(np.log2(wide))
+            ax.plot(place, value, "o", color="#444444", markerfacecolor="none", label="paper, muP" if k == 0 else None)
     ax.axhline(1 / WAYS, color="#999999", linewidth=0.8, linestyle=":", label="chance")
     ax.set_xticks([*places.values(), edge], [*map(str, finite), "∞"])
     ax.set(xlabel="width", ylabel="accuracy on new characters")

@@ -61,7 +61,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, (left, right) = plotting.figure(columns=2, cols=2)
     for ax, metric, name in (
         (left, "excess", "loss above the limit's (nats)"),
-        (right, "agreement", "neighbours in common with the limit"),
+        (right, "agreement", "neighbours shared with the limit"),
     ):
         history = rec.history(records, metric) if len(records) else pd.DataFrame()
         if history.empty:
@@ -71,6 +71,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.series(ax, history, "step", "value", by="dataset")
         ax.set(xlabel="width", ylabel=name)
     left.axhline(0, color="#666666", linewidth=0.8, linestyle=(0, (4, 2)))
-    right.set_ylim(0, 1)
+    right.set_ylim(0, None)
     plotting.legend(left)
     yield "width", fig

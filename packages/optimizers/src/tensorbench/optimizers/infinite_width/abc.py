@@ -170,7 +170,9 @@ def _cell(a_out: float, c: float, hidden: int) -> ABC:
     return ABC((*base.a[:-1], a_out), base.b, c)
 
 
-def uniform_sweep(a_out: Sequence[float], c: Sequence[float], hidden: int = 2) -> PhaseDiagram:
+def uniform_sweep(
+    a_out: Sequence[float] | np.ndarray, c: Sequence[float] | np.ndarray, hidden: int = 2
+) -> PhaseDiagram:
     """Classify a grid around muP: hidden layers as in muP (all uniformly updated), b = 1/2, last layer's a and c vary.
 
     Standard and NTK parametrisation lie on it (shifted): (0, 1) is standard's last layer with hidden layers as fast.

@@ -204,7 +204,10 @@ def _epoch(table_in, table_out, tokens, keep, negatives, window, negative, rate,
                 for k in range(dim):
                     score += hidden[k] * row[k]
                 signed = score if sample == 0 else -score
-                total += math.log1p(math.exp(-signed)) if signed > -30 else -signed
+                if signed > -30:
+                    total += math.log1p(math.exp(-signed))
+                else:
+                    total -= float(signed)
                 chance = 1.0 if score > _CLIP else 0.0 if score < -_CLIP else 1.0 / (1.0 + math.exp(-score))
                 g = np.float32(((1.0 if sample == 0 else 0.0) - chance) * lr)
                 for k in range(dim):

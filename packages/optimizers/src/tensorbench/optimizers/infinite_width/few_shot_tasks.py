@@ -58,9 +58,10 @@ class FewShotTasks:
 
     def sample_numbers(self, tasks: int, generator: torch.Generator) -> TaskBatch:
         """A batch whose inputs are rows of ``pool``."""
-        chosen = torch.rand(tasks, self.classes, generator=generator).argsort(1)[:, : self.ways]
-        images = torch.rand(tasks, self.ways, self.samples, generator=generator).argsort(2)
-        numbers = chosen[:, :, None] * self.samples + images[:, :, : self.shots + self.queries]
+        chosen = torch.rand(tasks, self.classes, generator=generator).topk(self.ways, largest=False).indices
+        draws = torch.rand(tasks, self.ways, self.samples, generator=generator)
+        images = draws.topk(self.shots + self.queries, largest=False).indices
+        numbers = chosen[:, :, None] * self.samples + images
         support, query = numbers.split([self.shots, self.queries], dim=2)
         label = torch.arange(self.ways)[None, :, None]
         return TaskBatch(

@@ -220,7 +220,13 @@ class PoolLearner:
         if K.ndim != 2 or K.shape[0] != K.shape[1] or d_out < 1:
             raise ValueError(f"K must be square and d_out at least 1, got {tuple(K.shape)} and {d_out}")
         self.K = K
-        self.C, self.outputs = torch.zeros(len(K), d_out, dtype=K.dtype), torch.zeros(len(K), d_out, dtype=K.dtype)
+        self.C = torch.zeros(len(K), d_out, dtype=K.dtype)
+        self._outputs = torch.zeros(d_out, len(K), dtype=K.dtype)  # rows are long: a step adds to them at full speed
+
+    @property
+    def outputs(self) -> Float[Tensor, "pool d_out"]:
+        """The function at the pool."""
+        return self._outputs.T
 
     def forward(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_out"]:
         """The function at samples of the pool."""
@@ -229,10 +235,10 @@ class PoolLearner:
     def step(self, index: Int[Tensor, " batch"], delta: Float[Tensor, "batch d_out"], lr: float) -> None:
         """SGD on a loss whose gradient at these samples' outputs is ``delta``; samples may repeat."""
         self.C.index_add_(0, index, delta, alpha=-lr)
-        self.outputs.addmm_(self.K[index].T, delta, alpha=-lr)
+        self._outputs.sub_(delta.T.contiguous() @ self.K.index_select(0, index), alpha=lr)
 
     def elsewhere(self, K: Float[Tensor, "new new"], cross: Float[Tensor, "new pool"]) -> PoolLearner:
         """The same function on another pool, to go on there: its kernel matrix, and the kernel with this pool."""
         learner = PoolLearner(K, self.C.shape[1])
-        learner.outputs = cross @ self.C
+        learner._outputs = (cross @ self.C).T.contiguous()
         return learner

@@ -97,7 +97,7 @@ def naive_gradient(
     model: nn.Module, batch: TaskBatch, lr: float, steps: int = 1, first_order: bool = True
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The same for any module: a copy of the parameters for each task, gradients by autograd; second order if asked."""
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     outputs = []
     for t in range(len(batch)):
@@ -203,7 +203,7 @@ class MAML:
     def _pool_step(self, learner: PoolLearner, batch: TaskBatch, lr: float) -> Outcome:
         logits = adapt_pool(learner, batch, self.inner_lr, self.inner_steps)
         delta, index = _delta(logits, batch.query_labels).flatten(0, 1), batch.query.flatten()
-        square = torch.einsum("ik,ij,jk->", delta, learner.K[index[:, None], index[None, :]], delta)
+        square = (delta * (learner.K[index[:, None], index[None, :]] @ delta)).sum()
         learner.step(index, delta, lr * self._scale(max(0.0, float(square)) ** 0.5))
         return _outcome(logits, batch.query_labels)
 
