@@ -20,34 +20,35 @@ from tensorbench.optimizers.structured_ngd.spd import riemannian_step
 from tensorbench.optimizers.tasks import images
 
 
-def descents(d: int, lr: float, beta: float, target: float, seed: int) -> dict[str, Callable[[], object]]:
-    """Descents to a gap of ``target`` on metric nearness: order 1, 2, exact, and the textbook form with transport."""
+def descents(
+    d: int, lr: float, beta: float, target: float, timed: int, seed: int
+) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
+    """``timed`` iterations on metric nearness by order 1, 2, exact, and the textbook form with transport; and how many
+    iterations each takes to a gap of ``target`` (the last two make the same iterates)."""
     problem = metric_nearness(d, torch.Generator().manual_seed(seed))
 
-    def coordinates(order: Any) -> int:
+    def coordinates(order: Any, iterations: int, until: float | None = None) -> int:
         rgd = RGDMomentum(SPD(problem.start), lr, beta, order)
-        for k in range(1, 2000):
-            tau = rgd.tau
-            rgd.step(problem.egrad(tau))
-            if k % 10 == 0 and problem.gap(tau) <= target:
+        for k in range(1, iterations + 1):
+            rgd.step(problem.egrad(rgd.tau))
+            if until is not None and problem.gap(rgd.tau) <= until:
                 return k
-        raise RuntimeError(f"no gap of {target} within 2000 iterations")
+        if until is not None:
+            raise RuntimeError(f"no gap of {until} within {iterations} iterations")
+        return iterations
 
-    def textbook() -> int:
+    def textbook() -> None:
         tau, V = problem.start, torch.zeros_like(problem.start)
-        for k in range(1, 2000):
+        for _ in range(timed):
             V = beta * V + tau @ problem.egrad(tau) @ tau
             tau, V = riemannian_step(tau, V, lr)
-            if k % 10 == 0 and problem.gap(tau) <= target:
-                return k
-        raise RuntimeError(f"no gap of {target} within 2000 iterations")
 
-    return {
-        "order_1": lambda: coordinates(1),
-        "order_2": lambda: coordinates(2),
-        "exact": lambda: coordinates("exact"),
-        "textbook": textbook,
+    orders: dict[str, Any] = {"order_1": 1, "order_2": 2, "exact": "exact"}
+    counts = {name: coordinates(order, 2000, target) for name, order in orders.items()}
+    jobs: dict[str, Callable[[], object]] = {
+        name: (lambda order=order: coordinates(order, timed)) for name, order in orders.items()
     }
+    return jobs | {"textbook": textbook}, counts | {"textbook": counts["exact"]}
 
 
 def refreshes(n: int, seed: int) -> dict[str, Callable[[], object]]:
@@ -100,13 +101,18 @@ def trainings(data: images.Images, steps: int, seed: int) -> dict[str, Callable[
     return {name: prepared(make) for name, make in makers.items()}
 
 
-def measure(run: Run, d: int, n: int, steps: int, repeats: int) -> None:
+def measure(run: Run, d: int, n: int, steps: int, timed: int, repeats: int) -> None:
     """All three comparisons."""
-    found = compare(descents(d, 0.05, 0.9, 1e-6, run.seed), repeats=repeats, warmup=0, min_seconds=0)
-    _log(run, "descent", found, "exact")
+    jobs, counts = descents(d, 0.1, 0.9, 1e-6, timed, run.seed)
+    found = compare(jobs, repeats=repeats, min_seconds=0)
+    run.log(**{f"descent_{name}_iterations": count for name, count in counts.items()})
+    run.log(**{f"descent_{name}_seconds": found[name] / timed * counts[name] for name in found})
+    for name in ("order_1", "order_2", "textbook"):
+        longer = counts[name] / counts["exact"]
+        run.log(**{f"descent_{name}_ratio": found.ratio(name, "exact").value * longer})
     fastest = min(("exact", "textbook"), key=found.__getitem__)
-    run.log(descent_ratio=found.ratio("order_1", fastest).value)
-    found = compare(refreshes(n, run.seed), repeats=repeats, min_seconds=0)
+    run.log(descent_ratio=found.ratio("order_1", fastest).value * counts["order_1"] / counts["exact"])
+    found = compare(refreshes(n, run.seed), repeats=repeats, warmup=0, min_seconds=0)
     _log(run, "refresh", found, "ingd")
     data = images.prepare(run.dataset.load(run.seed))
     found = compare(trainings(data, steps, run.seed), repeats=repeats, min_seconds=0.05)
