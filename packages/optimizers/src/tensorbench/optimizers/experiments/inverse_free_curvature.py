@@ -189,6 +189,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(ax)
     else:
         plotting.series(ax, history, "step", "value", log="y")
-        ax.set(xlabel="steps", ylabel="loss on the batches (nats, mean of 10)")
+        ax.set(xlabel="steps", ylabel="loss on batches (nats)")
         plotting.legend(fig)
     yield "precision", fig
