@@ -152,6 +152,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 )
             else:
                 _by_time(ax, part, tuned)
+            # Intervals of three seeds can reach beyond all reason on a logarithmic axis.
+            ax.set_ylim(max(float(part["value"].min()) / 3, 1e-13), 2.0)
             ax.set(xlabel=text if dataset.startswith("breast") else "", ylabel="f(x) − f*")
         plotting.legend(fig)
         yield name, fig
@@ -160,7 +162,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     history = rec.history(records, "gap")
     for ax, dataset in zip(axes, ["a9a", "a9a_plain"], strict=True):
         part = history[(history["dataset"] == dataset) & history["method"].isin(["ascn_150", "ascn_10000"])]
-        ax.set_title("l2 = 10⁻⁴" if dataset == "a9a" else "not regularised")
+        ax.set_title("$l_2 = 10^{-4}$" if dataset == "a9a" else "not regularised")
         if part.empty:
             plotting.empty(ax)
             continue

@@ -2,8 +2,8 @@
 
 ``gap_over_certificate`` is the largest ratio of f(x_T) - f* to the certificate over all T, and ``certificate_holds``
 says whether it is at most 1; ``iterations_to_1e2`` and ``iterations_to_1e4`` are the first T with a gap of at most 10⁻²
-and 10⁻⁴ times the dimension (where one has); ``gap_late`` is the gap from T = 10 on. ``krylov_rule`` runs twice, with
-exact and with Krylov steps.
+and 10⁻⁴ times the dimension (where one has); ``gap_late`` is the gap from T = 10 to 60.
+``krylov_rule`` runs twice, with exact and with Krylov steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tensorbench.optimizers.inexact_tensor.sartem import SARTEM
 from tensorbench.optimizers.landscapes.convex import Landscape
 
 METHODS = {"ascn": ASCN, "cubic_newton": CubicNewton, "s_artem": SARTEM, "krylov_rule": ASCN}
-LATE = 10
+LATE = (10, 60)
 
 
 def run(run: Run) -> None:
@@ -44,7 +44,7 @@ def run(run: Run) -> None:
     with run.time("fit"):
         method.run(f.start, record=lambda state: gaps.append(f.gap(state.x)))
     for T, gap in enumerate(gaps, 1):
-        run.log(step=T, gap=gap, **({"gap_late": gap} if T >= LATE else {}))
+        run.log(step=T, gap=gap, **({"gap_late": gap} if LATE[0] <= T <= LATE[1] else {}))
     for name, share in (("iterations_to_1e2", 1e-2), ("iterations_to_1e4", 1e-4)):
         reached = [T for T, gap in enumerate(gaps, 1) if gap <= share * len(f.start)]
         if reached:
@@ -90,7 +90,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         if part.empty:
             plotting.empty(ax)
             continue
-        part = part[part["value"] > 1e-15]
+        part = part[part["value"] > 1e-10]
         plotting.series(ax, part, "step", "value", log="xy")
         row = records[(records["dataset"] == dataset) & (records["method"] == certified)]
         if len(row):
@@ -102,18 +102,24 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "gaps", fig
 
     fig, axes = plotting.figure(columns=2, cols=2, height=6.0)
-    for ax, metric, text in ((axes[0], "gap", "f(x) − f*"), (axes[1], "products", "Hessian-vector products a step")):
-        parts = []
-        for solver in ("exact", "krylov") if metric == "gap" else ("krylov",):
-            found = rec.history(records, f"{solver}_{metric}") if len(records) else pd.DataFrame()
-            if len(found):
-                parts.append(found.assign(steps={"exact": "exact steps", "krylov": "Krylov steps"}[solver]))
-        if not parts:
-            plotting.empty(ax)
-            continue
-        if metric == "gap":
-            plotting.log_axis(ax, "y")
-        plotting.series(ax, pd.concat(parts), "step", "value", by="steps", order=["exact steps", "Krylov steps"])
-        ax.set(xlabel="iterations T", ylabel=text)
+    found = {
+        name: rec.history(records, name)
+        for name in ("exact_gap", "krylov_gap", "krylov_products")
+        if len(records) and any(name in points for points in records["_history"])
+    }
+    if len(found) < 3:
+        plotting.empty(axes[0])
+        plotting.empty(axes[1])
+    else:
+        exact, krylov, products = (found[name] for name in ("exact_gap", "krylov_gap", "krylov_products"))
+        looks = plotting.styles(["exact steps", "Krylov steps"])
+        plotting.log_axis(axes[0], "y")
+        plain = {"color": looks["exact steps"]["color"], "linewidth": 4, "alpha": 0.35, "label": "exact steps"}
+        axes[0].plot(exact["step"], exact["value"], **plain)
+        axes[0].plot(krylov["step"], krylov["value"], markevery=6, **(looks["Krylov steps"] | {"linestyle": "none"}))
+        axes[1].plot(products["step"], products["value"], **(looks["Krylov steps"] | {"marker": ""}))
+        axes[1].set_ylim(0, None)
+        axes[0].set(xlabel="iterations T", ylabel="f(x) − f*")
+        axes[1].set(xlabel="iterations T", ylabel="Hessian-vector products a step")
     plotting.legend(fig)
     yield "krylov", fig

@@ -1,7 +1,7 @@
 """ASCN: an accelerated cubic Newton method for convex functions with noisy derivatives and inexact steps.
 
 Agafonov, Kamzolov, Gasnikov, Kavis, Antonakopoulos, Cevher, Takáč (2024), *Advancing the lower bounds: an accelerated,
-stochastic, second-order method with optimal adaptation to inexactness*, arXiv 2309.01570, Algorithm 1. Step t:
+stochastic, second-order method with optimal adaptation to inexactness*, arXiv 2309.01570. Step t:
 
     v = (1 - α_t) x_t + α_t y_t
     x_{t+1} = v + argmin_h <g(v), h> + hᵀ(B(v) + δ_t I)h/2 + M|h|³/6,     M ≥ 4 L₂
@@ -9,7 +9,8 @@ stochastic, second-order method with optimal adaptation to inexactness*, arXiv 2
     y_{t+1} = argmin_x <s, x - x₀> + (k₂ + λ_t)/2 |x - x₀|² + c₃/6 |x - x₀|³
 
 with δ_t = δ₂ + (σ₁ + τ_t)/R (t+3)^(3/2), λ_t = σ₁/R (t+3)^(5/2), k₂ = 2δ_t α_t²/A_t and c₃ = (8/3) M α³/A. Its error is
-O(σ₁R/√T + σ₂R²/T² + L₂R³/T³): :mod:`.bounds` has the constants. Each step asks for two gradients and one Hessian.
+O(σ₁R/√T + σ₂R²/T² + L₂R³/T³). The orders in t are the paper's; the constants are those for which :mod:`.bounds` has a
+proof. Each step asks for two gradients and one Hessian.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ certificate: (8/3) (p+1)^(p+1)/(p+1)! · M R^(p+1)/(T+p)^(p+1), that is 12 M R³
 9 σ₂ R²/(T+2)². The weight 8/3 in front of M suffices because a step of a model with M ≥ 4 L₂ (p = 2) or 6 L₃ (p = 3)
 has <∇f(x₊), v - x₊> ≥ K |∇f(x₊)|^((p+1)/p) / M^(1/p) with K = 1.22 and 1.58, and 2^(p-1) p! (p/((p+1)K))^p is 1.19 and
 2.57. Gradient noise adds, in expectation, σ₁²/(2λ_t) for each gradient in the sequence and at most 2σ₁²/(A_t δ_t)
-for each step; both sums are σ₁R/√T up to a constant, as in theorem 3.3 of Agafonov et al. (2024, arXiv 2309.01570).
+for each step; both sums are σ₁R/√T up to a constant, as in the rate of Agafonov et al. (2024, arXiv 2309.01570).
 
-Lower bound (theorem 4.2 there): no method that sees such derivatives is faster than
+Lower bound (there, too): no method that sees such derivatives is faster than
 σ₁R/√T + σ₂R²/T² + L₂R³/T^(7/2) up to a constant.
 """
 

@@ -5,7 +5,7 @@
 Its minimiser solves (H + δI + (M/2)|h| I) h = -g (Nesterov and Polyak 2006), one equation in the radius r = |h| once
 the eigenvalues of H are known. ``krylov`` solves the same in the Krylov space of g, which it grows until |∇ω(h)| ≤ τ;
 ``gd`` descends ω. The residual |∇ω(h)| is the verifiable condition on inexact steps of Agafonov et al. (2024, arXiv
-2309.01570, definition 3.1), who let τ_t fall as c/t^(5/2) without a loss in the rate (:func:`dynamic_rule`).
+2309.01570), who let τ_t fall as c/t^(5/2) without a loss in the rate (:func:`dynamic_rule`).
 
 A convex function has H ⪰ 0. Where noise made eigenvalues negative they are set to 0, the projection onto such matrices;
 so the hard case of trust regions cannot occur. :attr:`Step.clamped` says how far below 0 they were.

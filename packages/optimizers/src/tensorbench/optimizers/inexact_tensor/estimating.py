@@ -4,7 +4,7 @@
 
 With z = x - x₀ and s the sum of gradients, the minimiser satisfies s + φ(r) z = 0 for φ(r) = c₂ + c₃ r/2 + c₄ r²/6 and
 r = |z|, so that r is the positive root of r φ(r) = |s|: a quadratic equation for p = 2 (Agafonov et al. 2024, arXiv
-2309.01570, Algorithm 1), a scalar root for p = 3 (Algorithm 2).
+2309.01570), a scalar root for p = 3.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 An oracle answers for one vector x of float64 (or float32): value, gradient, Hessian, Hessian times vector, and
 D³f(x)[h, h]. It declares ``sigma1``, the standard deviation of its unbiased gradient (E|g - ∇f|² ≤ σ₁²), and
-``delta2``, ``delta3``, bounds on the errors of Hessian and third derivative in operator norm, as assumptions 2.1 and
-2.2 of Agafonov et al. (2024, arXiv 2309.01570). An oracle is exact if all three are 0.
+``delta2``, ``delta3``, bounds on the errors of Hessian and third derivative in operator norm, as in
+Agafonov et al. (2024, arXiv 2309.01570). An oracle is exact if all three are 0.
 
 Every answer draws its noise from the generator that it is given; the same generator state gives the same answer.
 """

@@ -2,7 +2,7 @@
 
 Where f(x) - f* ≥ (μ/q)|x - x*|^q (q = 2: strongly convex), T steps of ASCN that guarantee
 f(x_T) - f* ≤ (μ/q)(R/√2)^q leave a point within R/√2 of x*: the method starts again there with that radius, as in
-Agafonov et al. (2024, arXiv 2309.01570), Algorithm 3. The stages get shorter with R, and the batch of Hessians may stay
+Agafonov et al. (2024, arXiv 2309.01570). The stages get shorter with R, and the batch of Hessians may stay
 the same. With gradient noise a stage needs (σ₁/(μR))² steps, so that further stages cost more and more.
 """
 

@@ -1,11 +1,11 @@
 """S-ARTEM: the accelerated method with derivatives up to order p, for p = 2 and 3.
 
-Agafonov et al. (2024, arXiv 2309.01570), Algorithm 2. For p = 3 the step minimises
+Agafonov et al. (2024, arXiv 2309.01570). For p = 3 the step minimises
 
     Ω(h) = <g, h> + hᵀ(B + δ₂I)h/2 + D³f[h]³/6 + δ₃|h|³/6 + M|h|⁴/24,     M ≥ 6 L₃
 
 With M = 3τ²L₃ this model is convex and within 1 ± 1/τ of the curvature of ρ(h) = hᵀ(B + δ₂I)h/2 + δ₃|h|³/6 + M|h|⁴/24
-(Nesterov 2021, *Implementable tensor methods*, lemma 4), so that gradient steps in ρ's Bregman distance converge
+(Nesterov 2021, *Implementable tensor methods*), so that gradient steps in ρ's Bregman distance converge
 linearly: each minimises a quadratic plus powers of the distance, of which the eigenvalues are computed once a step.
 They stop where |∇Ω(h)| ≤ |∇f(v + h)|/6 (Nesterov 2021, *Superfast second-order methods*), or at the tolerance τ_t.
 """

@@ -1,7 +1,7 @@
 """Convex functions whose minimisers, minimal values and Lipschitz constants are known.
 
 The chains are the hard instances of Nesterov, *Implementable tensor methods in unconstrained convex optimization*
-(2021, eq. 4.2), with as many links as coordinates: from x = 0 the derivatives of a method's first t points see only the
+(2021), with as many links as coordinates: from x = 0 the derivatives of a method's first t points see only the
 first t coordinates. Log-sum-exp is tilted so that its minimiser is the origin.
 """
 
