@@ -296,3 +296,14 @@ def test_an_optimizer_that_needs_the_graph_gets_the_loss_before_backward():
     assert model.weight.grad is None
     with pytest.raises(ValueError, match="clip"):
         fit(model, [3.0], loss, _Newton(model.parameters()), steps=1, clip=1.0)
+
+
+def test_a_generator_of_batches_goes_on_where_training_stopped():
+    model = torch.nn.Linear(1, 1)
+    stream = (torch.tensor([[float(k)]]) for k in range(10))
+    seen = []
+    loss = lambda m, batch: seen.append(float(batch)) or (m(batch) ** 2).sum()  # noqa: E731
+    for _ in range(2):
+        history = fit(model, stream, loss, torch.optim.SGD(model.parameters(), 1e-3), steps=3)
+        assert history.steps == 3
+    assert seen == [0, 1, 2, 3, 4, 5]

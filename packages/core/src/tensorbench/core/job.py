@@ -18,6 +18,7 @@ import time
 import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,12 @@ class Job:
 
     def path(self, suffix: str) -> Path:
         return self.paths.job(self.experiment.key, self.dataset, self.method, suffix)
+
+    @cached_property
+    def earlier(self) -> list[Any] | None:
+        """MLflow's runs of this method on this dataset from before this job: one search for all seeds and trials."""
+        labels = {"method": self.method, "dataset": self.dataset, "scale": self.experiment.scale}
+        return tracking.earlier_runs(self.uri, self.experiment.key, **labels)
 
     def run_one(self, seed: int, params: dict[str, Any], folder: Path, trial: int | None = None) -> record.Record:
         """Do one run, live in MLflow, and return its record. Raises RunFailed when the method raises."""
@@ -125,7 +132,11 @@ class Job:
         result.metrics, result.booleans = dict(run.metrics), sorted(run.booleans)
         result.history = list(run.history)
         result.artifacts = [path.name for path in run.artifacts if path.exists()]
-        live.finish({"run_seconds": result.seconds}, [path for path in run.artifacts if path.exists()])
+        peers = self.earlier
+        if peers is not None:
+            peers = [peer for peer in peers if peer.data.tags.get("seed") == str(seed)]
+        kept = [path for path in run.artifacts if path.exists()]
+        live.finish({"run_seconds": result.seconds}, kept, peers=peers)
         log.info("%s: done in %.1f s · %s", run.title, result.seconds, _summary(run.metrics, experiment))
         return result
 

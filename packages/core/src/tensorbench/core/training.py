@@ -194,7 +194,8 @@ def _check_budget(steps: int | None, seconds: float | None) -> None:
 
 def _endless(batches: Iterable[Any] | Callable[[], Iterable[Any]]) -> Iterator[Any]:
     if isinstance(batches, Iterator):
-        yield from batches
+        for batch in batches:  # not `yield from`, which would close the caller's generator when training ends
+            yield batch
         return
     while True:
         empty = True

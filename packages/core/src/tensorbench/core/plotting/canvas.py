@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
@@ -195,7 +197,23 @@ def save(fig: Figure, path: str | Path, *, png: bool = False) -> list[Path]:
     for suffix in ("pdf", "svg", "png") if png else ("pdf", "svg"):
         target = path.with_name(f"{path.name}.{suffix}")
         with record.atomic(target) as temporary, matplotlib.rc_context(STYLE):
-            fig.savefig(temporary, format=suffix, metadata=metadata[suffix])
+            if suffix == "png":
+                fig.savefig(temporary, format=suffix, metadata=metadata[suffix])
+            else:
+                # What savefig does, without its drawing everything twice: that took a third of the time of a report.
+                _canvas(fig, suffix, temporary, metadata[suffix])
         fig.set_layout_engine("none")  # as it stands: laying out costs more than drawing, and all formats look alike
         written.append(target)
     return written
+
+
+def _canvas(fig: Figure, suffix: str, path: Path, metadata: dict[str, Any]) -> None:
+    """Draw once on the canvas of a vector format; laying out is part of drawing."""
+    before = fig.canvas
+    try:
+        if suffix == "pdf":
+            FigureCanvasPdf(fig).print_pdf(path, metadata=metadata)
+        else:
+            FigureCanvasSVG(fig).print_svg(path, metadata=metadata)
+    finally:
+        fig.set_canvas(before)

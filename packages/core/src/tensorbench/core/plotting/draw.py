@@ -59,7 +59,7 @@ def series(
         if part.empty:
             continue
         keys = [x, "seed"] if "seed" in part else [x]
-        values = part.groupby(keys, sort=True)[y].apply(_centre(logarithmic))
+        values = _centres(part, keys, y, logarithmic)
         table = [(at, *_reduce(group.to_numpy(), reducer, logarithmic)) for at, group in values.groupby(level=0)]
         at, middle, low, high = (np.asarray(column, dtype=float) for column in zip(*table, strict=True))
         look = dict(looks[str(name)] if name is not None else styles([y])[y] | {"label": None})
@@ -103,7 +103,7 @@ def bars(
             part = records[(records[group] == value) & (records[by] == name)]
             if part.empty:
                 continue
-            per_seed = part.groupby("seed")[metric].apply(_centre(log)) if "seed" in part else part[metric]
+            per_seed = _centres(part, ["seed"], metric, log) if "seed" in part else part[metric]
             centre, below, above = _reduce(per_seed.to_numpy(), "mean", log)
             at.append(place + (k - (len(names) - 1) / 2) * width)
             middle.append(centre)
@@ -154,8 +154,11 @@ def _ordered(values: pd.Series, order: Iterable[str] | None) -> list:
     return list(order) if order is not None else list(pd.unique(values))
 
 
-def _centre(logarithmic: bool):
-    return (lambda v: float(np.exp(np.log(v).mean()))) if logarithmic else (lambda v: float(v.mean()))
+def _centres(frame: pd.DataFrame, keys: list[str], column: str, logarithmic: bool) -> pd.Series:
+    """Mean of a column in each group, geometric where its axis is logarithmic."""
+    if not logarithmic:
+        return frame.groupby(keys, sort=True)[column].mean()
+    return np.exp(np.log(frame[column]).groupby([frame[key] for key in keys], sort=True).mean())
 
 
 def _reduce(values: np.ndarray, reducer: str, logarithmic: bool) -> tuple[float, float, float]:

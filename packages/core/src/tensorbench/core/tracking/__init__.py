@@ -10,8 +10,8 @@ Importing this package imports neither mlflow nor torch; the first use of the st
 """
 
 from tensorbench.core.tracking.report import log_report
-from tensorbench.core.tracking.run_log import RunLog
+from tensorbench.core.tracking.run_log import RunLog, earlier_runs
 from tensorbench.core.tracking.store import Store, default_uri, initialise
 from tensorbench.core.tracking.sync import sync
 
-__all__ = ["RunLog", "Store", "default_uri", "initialise", "log_report", "sync"]
+__all__ = ["RunLog", "Store", "default_uri", "earlier_runs", "initialise", "log_report", "sync"]

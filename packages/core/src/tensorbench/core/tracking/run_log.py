@@ -188,6 +188,18 @@ class RunLog:
                 store.close(run.info.run_id, "KILLED")
 
 
+def earlier_runs(uri: str, experiment: str, **tags: object) -> list[Run] | None:
+    """The runs of ``experiment`` with ``tags``, for :meth:`RunLog.finish`; None where the store does not answer."""
+    if not uri:
+        return None
+    try:
+        store = Store.open(uri)
+        return list(store.runs(store.experiment(experiment), where(**tags)))
+    except Exception:  # the run that asks next tells of it
+        log.debug("MLflow: could not look for earlier runs", exc_info=True)
+        return None
+
+
 def milliseconds(when: str | float | None = None) -> int:
     """``when`` (ISO 8601 or seconds since 1970; None: now) in milliseconds since 1970."""
     if when is None:
