@@ -40,6 +40,11 @@ class Norm:
 
     axes: ClassVar[int | None] = 2
 
+    @property
+    def batched(self) -> bool:
+        """Whether axes before the last ``axes`` count a batch."""
+        return self.axes is not None
+
     def value(self, W: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """‖W‖."""
         raise NotImplementedError
@@ -276,6 +281,11 @@ class Spectral(Norm):
             case "adam":
                 return 0.2 * math.sqrt(max(out, into))
         return 1.0
+
+    @property
+    def batched(self) -> bool:
+        """With ``flatten`` further axes belong to the matrix."""
+        return not self.flatten
 
     def check(self, W):
         return W if self.flatten and W.ndim == 1 and W.is_floating_point() else super().check(W)
