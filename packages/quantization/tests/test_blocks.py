@@ -11,7 +11,7 @@ from tensorbench.quantization import kernels
 from tensorbench.quantization.blocks import MX, NVFP4, BlockSpec, fake_quantize, quantize, scale_blocks
 from tensorbench.quantization.formats import get_format
 from tensorbench.quantization.packing import pack, unpack
-from tensorbench.quantization.scales import POWER_MODES, power_exponent
+from tensorbench.quantization.scales import POWER_MODES, block_scale, power_exponent
 
 SPECS = {
     **MX,
@@ -257,3 +257,22 @@ def test_a_scale_of_the_tensor_fits_every_format_of_block_scales(scale, rounding
     spec = BlockSpec("e2m1", scale, 16, tensor_scale="absmax", rounding=rounding)
     q = fake_quantize(x, spec, generator=torch.Generator().manual_seed(1))
     assert float((q - x).norm() / x.norm()) < 0.25
+
+
+@pytest.mark.parametrize("mode", ["floor", "rceil", "ceil", "even"])
+@pytest.mark.parametrize("name", ["e4m3", "e5m2", "e3m2", "e2m3", "e2m1", "mxint8"])
+def test_compiled_power_scales_are_the_plain_ones(name, mode):
+    form = get_format(name)
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(5000, generator=generator).abs() * 2.0 ** torch.randint(
+        -149, 125, (5000,), generator=generator
+    )
+    powers = 2.0 ** torch.arange(-149, 128).float()
+    edges = torch.cat([form.max * powers[40:200], torch.nextafter(form.max * powers[40:200], torch.tensor(torch.inf))])
+    amax = torch.cat([spread, powers, edges, torch.zeros(1)])
+    amax = amax[torch.isfinite(amax)]
+    assert np.array_equal(
+        kernels.power_scales(amax.numpy(), form, mode), block_scale(amax, form, get_format("e8m0"), mode)
+    )
+    bad = np.array([np.nan, np.inf], dtype=np.float32)
+    assert np.isnan(kernels.power_scales(bad, form, mode)).all()

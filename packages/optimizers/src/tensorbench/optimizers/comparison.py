@@ -92,7 +92,8 @@ def compare(
     Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, their ``equal_time_…``
     counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
     bytes of parameters), ``steps_to_target`` (first evaluation with at most ``target`` of validation loss),
-    ``diverged``; histories of the losses by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by factor.
+    ``diverged``; histories of the losses by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by factor, with
+    ``worst_rise``, how far the test error rises at half or twice the learning rate.
     A training that diverged has NaN for its losses.
     """
     if run.trial is not None:
@@ -120,8 +121,12 @@ def compare(
     found = final if same else train_once(make, run.seed, name, lr, options, affordable)[1]
     run.log(equal_time_steps=affordable, **{f"equal_time_{key}": found.get(key, math.nan) for key in losses})
     if run.seed < sensitivity_seeds:
+        errors = {}
         for factor in sorted({1.0, *sensitivity}):
             trained = final if factor == 1.0 else train_once(make, run.seed, name, lr * factor, options, steps)[1]
             run.log(step=factor, sensitivity_loss=trained.get("valid_loss", math.nan))
             if "test_error" in losses:
-                run.log(step=factor, sensitivity_error=trained.get("test_error", math.nan))
+                errors[factor] = trained.get("test_error", math.nan)
+                run.log(step=factor, sensitivity_error=errors[factor])
+        if {0.5, 1.0, 2.0} <= set(errors):
+            run.log(worst_rise=max(errors[0.5], errors[2.0]) - errors[1.0])

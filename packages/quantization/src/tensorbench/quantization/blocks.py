@@ -238,11 +238,14 @@ def _fast(x: Tensor, spec: BlockSpec, axis: int) -> _Fast | None:
     if along % block and not spec.pad:
         return None
     seen = x.detach().contiguous().numpy().reshape(math.prod(x.shape[:axis]), along, math.prod(x.shape[axis + 1 :]))
-    amax = torch.from_numpy(kernels.largest_magnitudes(seen, block))
-    if spec.infinity == "saturate" and not bool(torch.isfinite(amax).all()):
+    largest = kernels.largest_magnitudes(seen, block)
+    if spec.infinity == "saturate" and not np.isfinite(largest).all():
         return None
-    scale, whole = _scales(amax, spec)
-    return _Fast(seen, block, grid, scale, whole, Layout(x.shape, axis, (1, block)))
+    layout = Layout(x.shape, axis, (1, block))
+    if spec.scale_mode in POWER_MODES and spec.tensor_scale is None:
+        scale = torch.from_numpy(kernels.power_scales(largest, spec.element_format, spec.scale_mode))
+        return _Fast(seen, block, grid, scale, torch.ones(()), layout)
+    return _Fast(seen, block, grid, *_scales(torch.from_numpy(largest), spec), layout)
 
 
 def fake_quantize(

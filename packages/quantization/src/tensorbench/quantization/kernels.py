@@ -7,6 +7,7 @@ step comes from the exponent bits, and integers are the case of one step for all
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Grid:
     is_float: bool
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def of(cls, form: Format) -> Grid | None:
         """None where float32 arithmetic would not be exact."""
         if isinstance(form, FloatFormat):
@@ -134,6 +136,41 @@ def _int_codes(x, scale, block, low, high, magic, largest, steps, mask, out):
             for k in range(part.size):
                 q = np.float32(0) if dead else _element(part[k], s, low, high, magic, largest)
                 target[k] = np.int32(q * steps) & mask
+
+
+@njit(cache=True, nogil=True)
+def _power_scales(amax, largest, top_exponent, mode, carry, out):
+    """2^e of each block as ``scales.power_exponent`` says, on the bits of float64; the modes are numbered."""
+    for k in range(amax.size):
+        a = np.float64(amax[k])
+        if not np.isfinite(a):
+            out[k] = np.nan
+            continue
+        value = a / largest if mode == 1 else a
+        bits = np.float64(value).view(np.int64)
+        exponent = (bits >> 52) - 1023
+        fraction = bits & np.int64(0xFFFFFFFFFFFFF)
+        if mode == 1 or mode == 2:
+            exponent += 1 if fraction != 0 else 0
+        if mode == 3:
+            exponent += 1 if fraction >= carry else 0
+        if mode != 1:
+            exponent -= top_exponent
+        exponent = -127 if a == 0 else min(max(exponent, -127), 127)
+        out[k] = np.float32(np.int64((exponent + 1023) << 52).view(np.float64))
+
+
+_POWER_MODES = {"floor": 0, "rceil": 1, "ceil": 2, "even": 3}
+
+
+def power_scales(amax: np.ndarray, form: Format, mode: str) -> np.ndarray:
+    """The power-of-two scale of each block from its largest magnitude, NaN where that is not finite."""
+    mantissa_bits = form.mantissa_bits if isinstance(form, FloatFormat) else form.bits - 2
+    carry = (1 << 52) - (1 << (52 - mantissa_bits - 1))  # of a fraction that rounds up to the next power of two
+    out = np.empty(amax.shape, dtype=np.float32)
+    numbers = (float(form.max), form.max_exponent, _POWER_MODES[mode], carry)
+    _power_scales(amax.reshape(-1), *numbers, out.reshape(-1))
+    return out
 
 
 def largest_magnitudes(x: np.ndarray, block: int) -> np.ndarray:
