@@ -131,9 +131,6 @@ class MaxEntry(Norm):
     def lmo(self, G):
         return torch.sign(self.check(G))
 
-    def dual(self, G):
-        return self.check(G).abs().sum()
-
     def project(self, W, radius):
         return self.check(W).clamp(-radius, radius)
 
@@ -154,9 +151,6 @@ class Frobenius(Norm):
     def lmo(self, G):
         norm = torch.linalg.vector_norm(self.check(G))
         return G * torch.where(norm > 0, self._unit(G) / norm, 0.0)
-
-    def dual(self, G):
-        return torch.linalg.vector_norm(self.check(G)) * self._unit(G)
 
     def project(self, W, radius):
         return _nearest(self.check(W).flatten(), 2, radius * self._unit(W)).view_as(W)
@@ -373,9 +367,6 @@ class Transposed(Norm):
 
     def lmo(self, G):
         return self.of.lmo(self.check(G).mT).mT
-
-    def dual(self, G):
-        return self.of.dual(self.check(G).mT)
 
     def project(self, W, radius):
         return self.of.project(self.check(W).mT, radius).mT
