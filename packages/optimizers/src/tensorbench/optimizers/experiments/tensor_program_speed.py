@@ -18,8 +18,8 @@ from tensorbench.core.timing import compare, measure
 from tensorbench.optimizers import widths as scaling
 from tensorbench.optimizers.experiments.operator_limit import problem_of
 from tensorbench.optimizers.tasks.images import prepare
-from tensorbench.optimizers.tensor_programs import updates
 from tensorbench.optimizers.tensor_programs import limits as lim
+from tensorbench.optimizers.tensor_programs import updates
 
 
 def interpreter(
