@@ -38,8 +38,8 @@ def run(run: Run) -> None:
 # --- fixed statistics ----------------------------------------------------------------------------------------------
 
 
-def inverse_free(run: Run, damping: float, lr: float, refreshes: int, keep: int) -> None:
-    """Run each layer to its fixed point; log the residual's and the divergence's history of the first."""
+def inverse_free(run: Run, damping: float, lr: float, refreshes: int, keep: int, sweep: list[float]) -> None:
+    """Run each layer to its fixed point; log the history of the first one's residual, and its divergence by damping."""
     worst, total = 0.0, 0.0
     for number, (U, G) in enumerate(_layers(run)):
         found = fixed_point(U, G, damping, lr=lr, refreshes=refreshes, tolerance=1e-10)
@@ -51,22 +51,33 @@ def inverse_free(run: Run, damping: float, lr: float, refreshes: int, keep: int)
             for k in np.unique(np.geomspace(1, len(found.residuals), keep).astype(int)):
                 run.log(step=int(k), residual_history=found.residuals[k - 1])
     run.log(residual=worst, kl=total)
+    U, G = _layers(run)[0]
+    for value in sweep:
+        found = fixed_point(U, G, value, lr=lr, refreshes=refreshes, tolerance=1e-8)
+        run.log(step=value, kl_by_damping=float(fisher_kl(found.A, found.B, U, G, value)))
 
 
-def kfac_damped(run: Run, damping: float, grid: int) -> None:
-    """Each layer at the best damping of a grid from 1e-8 to 10, plain or balanced, by the divergence itself."""
+def kfac_damped(run: Run, damping: float, grid: int, sweep: list[float]) -> None:
+    """Each layer at the best damping of a grid from 1e-12 to 10, plain or balanced, by the divergence itself."""
     total = 0.0
     for number, (U, G) in enumerate(_layers(run)):
-        tried = [
-            (float(fisher_kl(*damped_kfac(U, G, float(value), balanced=balanced), U, G, damping)), float(value))
-            for value in np.geomspace(1e-8, 10, grid)
-            for balanced in (False, True)
-        ]
-        best, where = min(tried)
+        best, where = _best_kfac(U, G, damping, grid)
         total += best
         same = float(fisher_kl(*damped_kfac(U, G, damping), U, G, damping))
         run.log(**{f"kl_layer_{number}": best, f"best_damping_{number}": where, f"kl_same_damping_{number}": same})
     run.log(kl=total)
+    U, G = _layers(run)[0]
+    for value in sweep:
+        run.log(step=value, kl_by_damping=_best_kfac(U, G, value, grid)[0])
+
+
+def _best_kfac(U: Tensor, G: Tensor, damping: float, grid: int) -> tuple[float, float]:
+    """The least divergence and the damping of KFAC that has it."""
+    return min(
+        (float(fisher_kl(*damped_kfac(U, G, float(value), balanced=balanced), U, G, damping)), float(value))
+        for value in np.geomspace(1e-12, 10, grid)
+        for balanced in (False, True)
+    )
 
 
 def _layers(run: Run) -> list[tuple[Tensor, Tensor]]:
@@ -121,13 +132,13 @@ def _train(run: Run, make: Any, steps: int, precision: str) -> None:
     tensors = [*model.parameters(), *(v for state in optimizer.state.values() for v in state.values())]
     broken = sum(int((~torch.isfinite(t)).sum()) for t in tensors if isinstance(t, Tensor)) + failed
     if broken or history is None:
-        run.log(valid_loss=1e6, train_loss=math.nan, non_finite=max(1, broken))
+        run.log(valid_loss=1e6, train_loss=math.nan, non_finite=max(1, broken), stays_finite=False)
         return
     if precision == "bf16":
         model = model.float()
     final = {name: images.measure(model, getattr(data, name)) for name in ("train", "valid", "test")}
     run.log(
-        train_loss=final["train"][0], valid_loss=final["valid"][0], test_error=final["test"][1], non_finite=0,
+        train_loss=final["train"][0], valid_loss=final["valid"][0], test_error=final["test"][1], non_finite=0, stays_finite=True,
         state_bytes=sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values()),
         milliseconds=1e3 * history.seconds / history.steps, low_precision=low,
     )  # fmt: skip
@@ -146,12 +157,12 @@ METHODS = {
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """The residual's fall and the divergences; losses by precision."""
-    fig, (left, right) = plotting.figure(columns=2, cols=2, height=6.5)
+    fig, (left, middle, right) = plotting.figure(columns=2, cols=3, height=6.5)
     rows = records[records["method"] == "inverse_free"] if len(records) else records
     history = rec.history(rows, "residual_history") if len(rows) else None
     if history is None or history.empty:
-        plotting.empty(left)
-        plotting.empty(right)
+        for ax in (left, middle, right):
+            plotting.empty(ax)
     else:
         looks = plotting.styles(list(pd.unique(history["dataset"])))
         for name, part in history.groupby("dataset", sort=False):
@@ -159,12 +170,16 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
                 text = looks[name]["label"] if number == 0 else "_"
                 left.plot(line["step"], line["value"], **looks[name] | {"marker": "", "label": text})
         plotting.log_axis(left, "y")
-        plotting.reference(left, y=1e-8, text="bound 10⁻⁸")
+        plotting.reference(left, y=1e-8, text="bound $10^{-8}$")
         left.set(xlabel="refreshes of the factors", ylabel="residual of the first layer")
         plotting.legend(left)
         both = records[records["method"].isin(["inverse_free", "kfac_damped"])]
-        plotting.bars(right, both, "kl", log=True)
-        right.set_ylabel("divergence, all layers (nats)")
+        plotting.bars(middle, both, "kl", log=True)
+        middle.set_ylabel("divergence, all layers (nats)")
+        sweep = rec.history(both, "kl_by_damping")
+        sweep = sweep[sweep["dataset"] == sweep["dataset"].iloc[-1]]
+        plotting.series(right, sweep, "step", "value", log="xy")
+        right.set(xlabel="damping λ", ylabel="divergence, first layer (nats)")
         plotting.legend(right)
     yield "fixed_point", fig
     fig, ax = plotting.figure(height=7)

@@ -101,6 +101,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ax.set(xlabel="learning rate", title=plotting.label(name))
         ax.set_ylabel("validation loss (nats)" if ax is axes[0][0] else "")
     if methods:
+        losses = records[[n for n in records.columns if n.startswith("loss_")]].to_numpy(dtype=float)
+        least = float(np.nanmin(losses))
+        axes[0][0].set_ylim(least - 0.15, least + 1.6)
         plotting.legend(fig)
     else:
         plotting.empty(axes[0][0])
