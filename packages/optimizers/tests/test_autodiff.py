@@ -204,6 +204,17 @@ def test_operators_agree_with_the_matrices_and_with_curvlinops(small):
     assert torch.allclose(ours, whole @ block, atol=1e-12)
 
 
+def test_an_operator_knows_that_the_weights_moved(small):
+    model, batch = small
+    op = curvature.hessian_of(model, cross_entropy, batch)
+    v = torch.ones(66, dtype=torch.float64)
+    assert torch.equal(op @ v, op @ v)
+    with torch.no_grad():
+        model[0].weight += 0.1
+    with pytest.raises(ValueError, match="changed"):
+        op @ v
+
+
 def test_a_stochastic_or_infinite_loss_is_refused_and_kinks_are_told_of_once(small):
     _, batch = small
     dropping = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)).double()

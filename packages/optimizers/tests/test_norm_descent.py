@@ -9,6 +9,7 @@ from torch import nn
 
 from tensorbench.core.tasks import char_lm
 from tensorbench.optimizers.base import NonFiniteGradientError
+from tensorbench.optimizers.datasets.gradients import conditioned_gradients
 from tensorbench.optimizers.equivalence import PAIRS, equivalence_report
 from tensorbench.optimizers.norm_descent import (
     ModularNorm,
@@ -84,9 +85,10 @@ def test_momentum_and_decay_by_hand(nesterov):
 
 
 @pytest.mark.parametrize("pair", list(PAIRS))
-@pytest.mark.parametrize("shape", [(12, 8), (5, 9)])
-def test_without_averages_they_are_steepest_descent(pair, shape):
-    gap = equivalence_report(3, shape=shape)[pair]
+@pytest.mark.parametrize(("out", "into"), [(12, 8), (5, 9)])
+def test_without_averages_they_are_steepest_descent(pair, out, into):
+    gradients = conditioned_gradients(seed=3, out=out, into=into).of_steps
+    gap = equivalence_report(gradients)[pair]
     assert gap.relative <= (1e-8 if pair.startswith("shampoo") else 1e-12)
 
 
@@ -132,6 +134,15 @@ def test_prodigy_is_its_authors():
             paths.append(w.detach().clone())
         assert (paths[1] - start).abs().max() > 1e-3  # it has left the start
         assert torch.allclose(paths[0], paths[1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_authors_prodigy_without_averages_is_sign_descent_at_escape_velocity():
+    prodigyopt = pytest.importorskip("prodigyopt")
+    gradients = conditioned_gradients(seed=5, steps=15).of_steps
+    # With beta1 = 0 the library takes another branch; so small a one leaves no average either.
+    options = {"betas": (1e-300, 0.0), "beta3": 0.0, "eps": 1e-300, "d0": 1e-3}
+    pair = (lambda p: prodigyopt.Prodigy(p, **options), lambda p: ProdigyNoEMA(p, d0=1e-3))
+    assert equivalence_report(gradients, pairs={"library": pair})["library"].relative < 1e-12
 
 
 def test_shampoo_with_sums_is_its_formula_and_roots_wait():

@@ -77,8 +77,11 @@ def costs(records: pd.DataFrame, metric: str, label: str) -> Figure:
     return fig
 
 
-def all_figures(records: pd.DataFrame, metric: str, label: str) -> Iterator[tuple[str, Figure]]:
-    """``curves``, ``sensitivity`` where it was measured, ``costs``."""
+def all_figures(
+    records: pd.DataFrame, metric: str, label: str, swept: tuple[str, str] | None = None
+) -> Iterator[tuple[str, Figure]]:
+    """``curves``, ``sensitivity`` (of the ``sensitivity_…`` metric, where it is given), ``costs``."""
     yield "curves", curves(records)
-    yield "sensitivity", sensitivity(records)
+    if swept is not None:
+        yield "sensitivity", sensitivity(records, *swept)
     yield "costs", costs(records, metric, label)

@@ -26,7 +26,8 @@ def hessian_operator(closure: Closure, params: Sequence[Tensor]) -> LinearOperat
     """The Hessian of a closure's loss with respect to ``params``, as they are now.
 
     Raises:
-        ValueError: the loss is not the same twice (dropout, augmentation), or not finite.
+        ValueError: the loss is not the same twice (dropout, augmentation), or not finite; when it is multiplied: the
+            parameters were changed in between.
     """
     check_distinct(params)
     check_deterministic(closure)
@@ -34,7 +35,11 @@ def hessian_operator(closure: Closure, params: Sequence[Tensor]) -> LinearOperat
     grads = grad(closure(), params, create_graph=True)
     d = sum(p.numel() for p in params)
 
+    versions = [p._version for p in params]
+
     def matmat(block: Tensor) -> Tensor:
+        if [p._version for p in params] != versions:
+            raise ValueError("the parameters changed since this operator was made; make a new one at the new weights")
         columns = [flatten(hvp_of_grads(grads, params, unflatten(v, params))) for v in block.T]
         return torch.stack(columns, dim=1)
 

@@ -2,10 +2,10 @@
 
 Bernstein, Newhouse (2024, arXiv 2409.20325). With a gradient g, a norm ‖·‖ and a sharpness λ, the step
 
-    argmin_D ⟨g, D⟩ + λ/2 ‖D‖²  =  −(‖g‖†/λ) · argmax_{‖t‖=1} ⟨g, t⟩          (proposition 1)
+    argmin_D ⟨g, D⟩ + λ/2 ‖D‖²  =  −(‖g‖†/λ) · argmax_{‖t‖=1} ⟨g, t⟩          (steepest descent)
 
 has a length, the dual norm over λ, and a direction, the norm's. Of a whole network the norm is max_l s_l ‖W_l‖_l
-(modular norm), under which every layer moves by the same η over s_l in its own direction (proposition 6):
+(modular norm), under which every layer moves by the same η over s_l in its own direction:
 
     D_l = −(η/s_l) · argmax_{‖t‖_l=1} ⟨G_l, t⟩,   η = (1/λ) Σ_k ‖G_k‖†_k / s_k.
 
@@ -194,7 +194,7 @@ class SteepestDescent(Optimizer):
         return norm_map[name]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:

@@ -124,20 +124,20 @@ def norm_loss(
             and zero units with ``eps = 0`` (which have no gradient).
     """
     nonnegative("factor", factor), positive("target", target), nonnegative("eps", eps)
-    total = None
-    for name, w in _named(params, include):
+    return factor * _total(_named(params, include), target, eps, per)
+
+
+def _total(weights: list[tuple[str, Tensor]], target: float, eps: float, per: str) -> Tensor:
+    """NL over its factor."""
+    total = torch.zeros(())
+    for number, (name, w) in enumerate(weights):
         _check(name, w, per)
-        if per == "output":
-            wide = torch.promote_types(w.dtype, torch.float32)
-            squares = w.to(wide).flatten(1).square().sum(dim=1)
-        else:
-            squares = w.to(torch.promote_types(w.dtype, torch.float32)).square()
-            squares = squares.sum(dim=(0, *range(2, w.ndim))) if per == "input" else squares.sum()
+        squares = _squares(w, per)
         if not torch.compiler.is_compiling():
             _check_squares(name, squares.detach(), eps)
         part = (target - (eps + squares).sqrt()).square().sum()
-        total = part if total is None else total + part.to(total.dtype)
-    return factor * total
+        total = part if number == 0 else total + part.to(total.dtype)
+    return total
 
 
 def _check_squares(name: str, squares: Tensor, eps: float) -> None:
@@ -221,9 +221,9 @@ class NormLoss(nn.Module):
         """The weights as they are now."""
         return {name: self._model[0].get_submodule(name).weight for name in self.names}  # type: ignore[misc]
 
-    def forward(self) -> Float[Tensor, ""]:
+    def forward(self) -> Tensor:
         """NL of the weights as they are now."""
-        return norm_loss(self.weights(), self.factor, self.target, self.eps)
+        return self.factor * _total(list(self.weights().items()), self.target, self.eps, "output")
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"factor": self.factor, "target": self.target, "eps": self.eps, "names": list(self.names)}
@@ -266,17 +266,38 @@ class DecoupledNormLoss:
                 raise ValueError(f"weight {number} (shape {tuple(w.shape)}) is no parameter of the optimizer")
         self._groups = [(k, [w for w in wanted if own[id(w)] == k]) for k in range(len(optimizer.param_groups))]
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's, for schedules."""
+        return self.optimizer.param_groups
+
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """The correction, then the optimizer's step."""
+        """The closure where there is one, the correction, then the optimizer's step on the gradients that are there."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for k, weights in self._groups:
             rate = self.optimizer.param_groups[k]["lr"] * self.factor
             if weights and rate:
                 norm_loss_step_(weights, rate, self.target, self.eps, self.per)
-        return self.optimizer.step(closure)  # type: ignore[return-value, arg-type]
+        self.optimizer.step()
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """The optimizer's."""
         self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's, with factor, target and eps."""
+        own = {"factor": self.factor, "target": self.target, "eps": self.eps}
+        return {"optimizer": self.optimizer.state_dict(), "norm_loss": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of the same optimizer and weights."""
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        own = state_dict["norm_loss"]
+        self.factor, self.target, self.eps = own["factor"], own["target"], own["eps"]
 
 
 def schedule_factor(regulariser: Any, schedule: Callable[[int], float]) -> Callable[[int], None]:

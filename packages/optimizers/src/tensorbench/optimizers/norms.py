@@ -2,7 +2,7 @@
 
 A matrix W (out, in) maps inputs to outputs, and the norm that fits is the largest ratio of the size of an output to
 that of an input: the operator norm between the norms in which one and the other are measured (Bernstein, Newhouse 2024,
-arXiv 2409.20325, section 2). Steepest descent under a norm needs of it three things:
+arXiv 2409.20325). Steepest descent under a norm needs of it three things:
 
 * ``value(W)`` = ‖W‖;
 * ``dual(G)`` = max ⟨G, T⟩ over ‖T‖ ≤ 1;

@@ -1,12 +1,12 @@
 """Prodigy, and Prodigy without its averages.
 
 Mishchenko, Defazio (2023, arXiv 2306.06101): Adam whose step size d grows by itself from a lower bound of the distance
-to the solution. Without averages it is sign descent with (Bernstein, Newhouse 2024, arXiv 2409.20325, section 2.3)
+to the solution. Without averages it is sign descent with (Bernstein, Newhouse 2024, arXiv 2409.20325, story III)
 
     W_{t+1} = W_t − η_t sign(G_t),    η_{t+1} = max(η_t, ⟨G_t, W_0 − W_t⟩ / ‖G_t‖_1),
 
-over all parameters together: while the loss looks linear the bound grows with the way that was gone, so η grows
-geometrically until gradients turn ("escape velocity").
+over all parameters together: while gradients keep their signs the bound is the sum of the steps made before, so η grows
+as Fibonacci's numbers do, by 1.618 a step, until gradients turn ("escape velocity").
 
 ``Prodigy`` follows the authors' library where the paper leaves choices, apart from β₁ = 0: the library then steps with
 the new d over the old one's second moment, and this one with the old d throughout, as with β₁ > 0.
@@ -49,7 +49,7 @@ class ProdigyNoEMA(_SelfGrowing):
         super().__init__(params, {"lr": nonnegative("lr", lr), "d": positive("d0", d0)})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -111,7 +111,7 @@ class Prodigy(_SelfGrowing):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -151,7 +151,7 @@ class Prodigy(_SelfGrowing):
             largest = max(largest, bound)
             new = min(largest, new * first["growth_rate"])
         # The step is made with the moments' d but damped by the new one, as in the authors' library.
-        denominators = torch._foreach_sqrt(squares)
+        denominators = list(torch._foreach_sqrt(squares))
         torch._foreach_add_(denominators, new * first["eps"])
         if first["eps"] == 0:
             denominators = [torch.where(x > 0, x, 1.0) for x in denominators]

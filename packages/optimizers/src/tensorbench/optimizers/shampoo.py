@@ -2,7 +2,7 @@
 
 Gupta, Koren, Singer (2018, arXiv 1802.09568): with L and R the sums (here also averages) of G Gᵀ and Gᵀ G, the step is
 −lr · L^(−1/4) G R^(−1/4). With the sums of one step alone it is −lr · U Vᵀ for G = U S Vᵀ: steepest descent under the
-spectral norm (Bernstein, Newhouse 2024, arXiv 2409.20325, section 2.2).
+spectral norm (Bernstein, Newhouse 2024, arXiv 2409.20325, story II).
 
 Tensors of more than two axes are taken as matrices (out, rest), vectors as columns with exponent doubled on their one
 side.
@@ -67,7 +67,7 @@ class Shampoo(Optimizer):
         return name == "momentum"
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:
@@ -128,7 +128,7 @@ class ShampooNoEMA(Optimizer):
         super().__init__(params, {"lr": nonnegative("lr", lr)})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
         loss = None
         if closure is not None:

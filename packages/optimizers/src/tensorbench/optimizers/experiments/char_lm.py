@@ -26,10 +26,11 @@ def run(run: Run) -> None:
     lr, batch = options.pop("lr"), options.pop("batch")
     protocol = {key: options.pop(key) for key in _PROTOCOL if key in options}
     width, windows = options.pop("width"), options.pop("windows")
+    plain = options.pop("plain_attention", False)
     text = run.dataset.load(run.seed)
 
     def make(generator: torch.Generator) -> Task:
-        return characters.task(text, generator, width=width, batch=batch, windows=windows)
+        return characters.task(text, generator, width=width, batch=batch, windows=windows, plain_attention=plain)
 
     compare(run, make, name=run.method.uses, lr=lr, options=options, **protocol)
 

@@ -35,4 +35,6 @@ def run(run: Run) -> None:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Curves, sensitivity, and cost against what it buys."""
-    yield from all_figures(records, "valid_loss", "validation loss (nats)")
+    yield from all_figures(
+        records, "valid_loss", "validation loss (nats)", ("sensitivity_loss", "validation loss (nats)")
+    )

@@ -27,7 +27,11 @@ def run(run: Run) -> None:
     protocol = {key: options.pop(key) for key in _PROTOCOL if key in options}
     norm, train = options.pop("norm", "batch"), options.pop("train", None)
     source = run.dataset.load(run.seed)
-    data = images.prepare(source, halve=source.train_images.shape[1] == 28, train=train)
+    data = images.prepare(
+        source,
+        halve=source.train_images.shape[1] == 28,
+        train=None if train is None else min(train, len(source.train_images)),
+    )
 
     def make(generator: torch.Generator) -> Task:
         return images.task(images.resnet8(generator, norm=norm), data, generator, batch)
@@ -37,4 +41,4 @@ def run(run: Run) -> None:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Curves, sensitivity, and cost against what it buys."""
-    yield from all_figures(records, "test_error", "test error")
+    yield from all_figures(records, "test_error", "test error", ("sensitivity_error", "test error"))

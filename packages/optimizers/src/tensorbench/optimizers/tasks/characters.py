@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tensorbench.core.data.shared import TokenText
 from tensorbench.core.tasks import char_lm
@@ -11,8 +12,14 @@ from tensorbench.core.tasks import char_lm
 from . import Task
 
 
-def task(text: TokenText, generator: torch.Generator, *, width: int = 64, batch: int = 8, windows: int = 128) -> Task:
-    """A new model with the task of training it. Its losses are in nats a character, on ``windows`` windows each."""
+def task(
+    text: TokenText, generator: torch.Generator, *, width: int = 64, batch: int = 8, windows: int = 128,
+    plain_attention: bool = False,
+) -> Task:  # fmt: skip
+    """A new model with the task of training it. Its losses are in nats a character, on ``windows`` windows each.
+
+    ``plain_attention`` computes attention by plain products, which can be differentiated twice; the fused kernel cannot.
+    """
     model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary), width=width), generator)
 
     def evaluate(network: nn.Module) -> dict[str, float]:
@@ -21,4 +28,10 @@ def task(text: TokenText, generator: torch.Generator, *, width: int = 64, batch:
             for name in ("train", "valid", "test")
         }
 
-    return Task(model, char_lm.batches(text.train, generator, batch=batch), char_lm.loss, evaluate)
+    loss = _plain_loss if plain_attention else char_lm.loss
+    return Task(model, char_lm.batches(text.train, generator, batch=batch), loss, evaluate)
+
+
+def _plain_loss(network: nn.Module, batch: char_lm.Batch) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return char_lm.loss(network, batch)
