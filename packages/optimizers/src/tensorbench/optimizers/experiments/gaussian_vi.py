@@ -7,7 +7,7 @@ is found by L-BFGS and subtracted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -106,7 +106,7 @@ def adam_cholesky(posterior: Posterior, run: Run, visit: Any, lr: float, steps: 
             visit(k, mean.detach(), strict.tril(-1) + torch.diag(logs.exp()))
 
 
-METHODS = {"natural": natural, "adam_cholesky": adam_cholesky}
+METHODS: dict[str, Callable[..., None]] = {"natural": natural, "adam_cholesky": adam_cholesky}
 
 
 def run(run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -138,16 +138,16 @@ def _train(run: Run, make: Any, steps: int, precision: str) -> None:
         model = model.float()
     final = {name: images.measure(model, getattr(data, name)) for name in ("train", "valid", "test")}
     run.log(
-        train_loss=final["train"][0], valid_loss=final["valid"][0], test_error=final["test"][1], non_finite=0, stays_finite=True,
+        train_loss=final["train"][0], valid_loss=final["valid"][0], test_error=final["test"][1], non_finite=0,
         state_bytes=sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values()),
-        milliseconds=1e3 * history.seconds / history.steps, low_precision=low,
+        milliseconds=1e3 * history.seconds / history.steps, low_precision=low, stays_finite=True,
     )  # fmt: skip
     if run.trial is None:
         for k in range(10, steps + 1, 10):
             run.log(step=k, batch_loss=float(np.mean(history.losses[k - 10 : k])))
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., None]] = {
     "inverse_free": inverse_free,
     "kfac_damped": kfac_damped,
     "ingd": train_ingd,
@@ -167,8 +167,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         looks = plotting.styles(list(pd.unique(history["dataset"])))
         for name, part in history.groupby("dataset", sort=False):
             for number, (_, line) in enumerate(part.groupby("seed")):
-                text = looks[name]["label"] if number == 0 else "_"
-                left.plot(line["step"], line["value"], **looks[name] | {"marker": "", "label": text})
+                text = looks[str(name)]["label"] if number == 0 else "_"
+                left.plot(line["step"], line["value"], **looks[str(name)] | {"marker": "", "label": text})
         plotting.log_axis(left, "y")
         plotting.reference(left, y=1e-8, text="bound $10^{-8}$")
         left.set(xlabel="refreshes of the factors", ylabel="residual of the first layer")
@@ -177,8 +177,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.bars(middle, both, "kl", log=True)
         middle.set_ylabel("divergence, all layers (nats)")
         sweep = rec.history(both, "kl_by_damping")
-        sweep = sweep[sweep["dataset"] == sweep["dataset"].iloc[-1]]
-        plotting.series(right, sweep, "step", "value", log="xy")
+        last = sweep[sweep["dataset"] == sweep["dataset"].iloc[-1]] if len(sweep) else sweep
+        plotting.series(right, last, "step", "value", log="xy")
         right.set(xlabel="damping λ", ylabel="divergence, first layer (nats)")
         plotting.legend(right)
     yield "fixed_point", fig

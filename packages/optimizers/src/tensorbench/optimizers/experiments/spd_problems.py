@@ -139,7 +139,12 @@ def pymanopt_cg(problem: Problem, visit: Visit) -> None:
         pass
 
 
-METHODS = {"gnc": gnc, "cholesky_adam": cholesky_adam, "geoopt_adam": geoopt_adam, "pymanopt_cg": pymanopt_cg}
+METHODS: dict[str, Callable[..., None]] = {
+    "gnc": gnc,
+    "cholesky_adam": cholesky_adam,
+    "geoopt_adam": geoopt_adam,
+    "pymanopt_cg": pymanopt_cg,
+}
 
 
 def run(run: Run) -> None:

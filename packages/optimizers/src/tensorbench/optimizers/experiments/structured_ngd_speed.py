@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ def descents(
     orders: dict[str, Any] = {"order_1": 1, "order_2": 2, "exact": "exact"}
     counts = {name: coordinates(order, 2000, target) for name, order in orders.items()}
     jobs: dict[str, Callable[[], object]] = {
-        name: (lambda order=order: coordinates(order, timed)) for name, order in orders.items()
+        name: functools.partial(coordinates, order, timed) for name, order in orders.items()
     }
     return jobs | {"textbook": textbook}, counts | {"textbook": counts["exact"]}
 
@@ -103,7 +104,7 @@ def trainings(data: images.Images, steps: int, seed: int) -> dict[str, Callable[
 
 def measure(run: Run, d: int, n: int, steps: int, timed: int, repeats: int) -> None:
     """All three comparisons."""
-    jobs, counts = descents(d, 0.1, 0.9, 1e-6, timed, run.seed)
+    jobs, counts = descents(d, 0.05, 0.9, 1e-6, timed, run.seed)
     found = compare(jobs, repeats=repeats, min_seconds=0)
     run.log(**{f"descent_{name}_iterations": count for name, count in counts.items()})
     run.log(**{f"descent_{name}_seconds": found[name] / timed * counts[name] for name in found})
@@ -127,7 +128,7 @@ def _log(run: Run, what: str, found: Comparison, reference: str) -> None:
             run.log(**{f"{what}_{name}_ratio": found.ratio(name, reference).value})
 
 
-METHODS = {"measure": measure}
+METHODS: dict[str, Callable[..., None]] = {"measure": measure}
 
 
 def run(run: Run) -> None:

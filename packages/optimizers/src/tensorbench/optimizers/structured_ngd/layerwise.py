@@ -137,7 +137,9 @@ class KroneckerOptimizer(Optimizer):
         directions: dict[int, Tensor] = {}
         for name, layer in active.items():
             bias = layer.bias
-            gradient = kron.to_matrix(layer.weight.grad, None if bias is None else self._bias_gradient(bias))
+            given = layer.weight.grad
+            assert given is not None  # active
+            gradient = kron.to_matrix(given, None if bias is None else self._bias_gradient(bias))
             made = self._precondition(self.state[layer.weight], gradient, self._group[name]).to(gradient.dtype)
             weight, shift = kron.from_matrix(made, layer)
             directions[id(layer.weight)] = weight
