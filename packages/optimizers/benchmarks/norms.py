@@ -57,9 +57,10 @@ def main() -> None:
         seconds = compare({"ours": step_of(ours), "theirs": step_of(theirs)}, repeats=5)
         logger.info("%s: %.2f ms, %.2f ms", name, 1000 * seconds["ours"], 1000 * seconds["theirs"])
 
-    net = nn.Sequential(*(nn.Linear(into, out, bias=False) for out, into in SHAPES), nn.Linear(256, 10))
+    layers = [*(nn.Linear(into, out, bias=False) for out, into in SHAPES), nn.Linear(256, 10)]
+    net = nn.Sequential(*layers)
     reg = create("riemannian", net)
-    weights = [layer.weight for layer in net[:-1]]  # type: ignore[union-attr, index]
+    weights = [layer.weight for layer in layers[:-1]]
     peers = [geoopt.ManifoldParameter(w.detach().clone(), manifold=geoopt.Sphere()) for w in weights]
     for w, p in zip(weights, peers, strict=True):
         w.grad = torch.randn_like(w)

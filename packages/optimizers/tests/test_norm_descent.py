@@ -199,7 +199,7 @@ def test_axes_that_grow():
     assert axes["blocks.0.up.weight"] == (True, True) and axes["norm.bias"] == (True,)
 
 
-@pytest.mark.parametrize("norm", [RMSToRMS(), L1ToRMS(), Transposed(L1ToRMS()), RMS()])
+@pytest.mark.parametrize("norm", [RMSToRMS(), RMSToRMS(flatten=True), L1ToRMS(), Transposed(L1ToRMS()), RMS()])
 def test_initial_weights_have_norm_one_and_directions_come_in_batches(norm):
     g = torch.Generator().manual_seed(0)
     W = norm_init(torch.empty(6, 4), norm, g)

@@ -65,10 +65,10 @@ def state_bytes(optimizer: Any) -> int:
         elif isinstance(value, list | tuple | set):
             for item in value:
                 visit(item)
-        elif hasattr(value, "__dict__") and type(value).__module__.startswith("tensorbench"):
-            visit(vars(value))
+        elif isinstance(value, torch.optim.Optimizer) or type(value).__module__.startswith("tensorbench"):
+            visit({key: item for key, item in vars(value).items() if key not in ("param_groups", "defaults")})
 
-    visit(optimizer.state)
+    visit(getattr(optimizer, "state", {}))
     visit({key: value for key, value in vars(optimizer).items() if key not in ("param_groups", "defaults")})
     return sum(storages.values())
 

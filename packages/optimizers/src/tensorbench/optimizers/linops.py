@@ -105,7 +105,7 @@ def lanczos(op: LinearOperator, steps: int, probe: Float[Tensor, " d"], reorthog
 
     Args:
         probe: the first vector; it is normalised.
-        reorthogonalise: keeps all ``steps`` vectors and makes each new one orthogonal to them, twice. Without it two
+        reorthogonalise: keeps all ``steps`` vectors and makes each new one orthogonal to them. Without it two
             vectors are kept, extremes are still found, and ghost copies of them appear.
 
     Raises:
@@ -135,8 +135,11 @@ def lanczos(op: LinearOperator, steps: int, probe: Float[Tensor, " d"], reorthog
         w = torch.sub(w, q, alpha=a).sub_(before, alpha=between)
         if basis is not None:
             known = basis[: k + 1]
-            for _ in range(2):
+            for _ in range(2):  # a second time only where the first left little (Kahan and Parlett: twice is enough)
+                before_it = float(w.norm())
                 w = w.addmv_(known.T, known @ w, alpha=-1)
+                if float(w.norm()) > 0.7 * before_it:
+                    break
         rest = float(w.norm())
         alpha.append(a)
         beta.append(rest)

@@ -21,6 +21,7 @@ from .norm_descent import SignDescent
 from .norm_descent import modular as modular_descent
 from .norm_loss import DecoupledNormLoss, layers
 from .psgd import PSGD
+from .shampoo import Shampoo
 from .structured_ngd.ingd import INGD
 from .structured_ngd.kfac import KFAC
 
@@ -33,6 +34,11 @@ def modular(model: nn.Module, lr: float, **options: Any) -> Any:
 def sign(model: nn.Module, lr: float, momentum: float = 0.9) -> Any:
     """Steepest descent under the entrywise maximum norm: Adam without its averages (``norm_descent``)."""
     return SignDescent(model.parameters(), lr, momentum=momentum)
+
+
+def shampoo_averaged(model: nn.Module, lr: float, every: int = 10, **options: Any) -> Any:
+    """This package's Shampoo: roots of the summed statistics every ``every`` steps, momentum (``norm_descent``)."""
+    return Shampoo(model.parameters(), lr, **{"beta": 1.0, "update_every": every, "momentum": 0.9} | options)
 
 
 def adahessian(model: nn.Module, lr: float, **options: Any) -> Any:
@@ -86,6 +92,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     **baselines.BASELINES,
     "modular": modular,
     "sign": sign,
+    "shampoo_averaged": shampoo_averaged,
     "adahessian": adahessian,
     "m_fac": m_fac,
     "ingd": ingd,

@@ -89,7 +89,7 @@ def dualize(gradients: Sequence[Float[Tensor, "..."]], norms: Sequence[Norm]) ->
     found: list[Tensor | None] = [None] * len(gradients)
     alike: dict[Any, list[int]] = {}
     for number, (g, norm) in enumerate(zip(gradients, norms, strict=True)):
-        if norm.axes is not None and g.ndim == norm.axes:
+        if norm.batched and g.ndim == norm.axes:
             alike.setdefault((norm, g.shape, g.dtype, g.device), []).append(number)
         else:
             found[number] = norm.lmo(g)

@@ -133,10 +133,13 @@ def _total(weights: list[tuple[str, Tensor]], target: float, eps: float, per: st
     for number, (name, w) in enumerate(weights):
         _check(name, w, per)
         squares = _squares(w, per)
-        if not torch.compiler.is_compiling():
+        if eps == 0 and not torch.compiler.is_compiling():
             _check_squares(name, squares.detach(), eps)
         part = (target - (eps + squares).sqrt()).square().sum()
         total = part if number == 0 else total + part.to(total.dtype)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
+        for name, w in weights:  # one look for all, and a second one only where something is wrong
+            _check_squares(name, _squares(w, per).detach(), eps)
     return total
 
 

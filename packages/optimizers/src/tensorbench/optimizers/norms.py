@@ -40,6 +40,11 @@ class Norm:
 
     axes: ClassVar[int | None] = 2
 
+    @property
+    def batched(self) -> bool:
+        """Whether axes before the last ``axes`` count a batch."""
+        return self.axes is not None
+
     def value(self, W: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """‖W‖."""
         raise NotImplementedError
@@ -126,9 +131,6 @@ class MaxEntry(Norm):
     def lmo(self, G):
         return torch.sign(self.check(G))
 
-    def dual(self, G):
-        return self.check(G).abs().sum()
-
     def project(self, W, radius):
         return self.check(W).clamp(-radius, radius)
 
@@ -149,9 +151,6 @@ class Frobenius(Norm):
     def lmo(self, G):
         norm = torch.linalg.vector_norm(self.check(G))
         return G * torch.where(norm > 0, self._unit(G) / norm, 0.0)
-
-    def dual(self, G):
-        return torch.linalg.vector_norm(self.check(G)) * self._unit(G)
 
     def project(self, W, radius):
         return _nearest(self.check(W).flatten(), 2, radius * self._unit(W)).view_as(W)
@@ -277,6 +276,11 @@ class Spectral(Norm):
                 return 0.2 * math.sqrt(max(out, into))
         return 1.0
 
+    @property
+    def batched(self) -> bool:
+        """With ``flatten`` further axes belong to the matrix."""
+        return not self.flatten
+
     def check(self, W):
         return W if self.flatten and W.ndim == 1 and W.is_floating_point() else super().check(W)
 
@@ -363,9 +367,6 @@ class Transposed(Norm):
 
     def lmo(self, G):
         return self.of.lmo(self.check(G).mT).mT
-
-    def dual(self, G):
-        return self.of.dual(self.check(G).mT)
 
     def project(self, W, radius):
         return self.of.project(self.check(W).mT, radius).mT

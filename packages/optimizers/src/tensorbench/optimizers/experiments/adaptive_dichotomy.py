@@ -52,20 +52,22 @@ def width(
     expected = dict(zip(LAYERS, abcd.classify(scheme).features, strict=True))
     names = {f"layers.{k}": name for k, name in enumerate(LAYERS)}
     for rule_name, rule in RULES.items():
+
+        def optimizer(model: nn.Module, rule: updates.EntrywiseUpdate = rule) -> updates.Entrywise:
+            return updates.Entrywise(abcd_param_groups(model, lr), rule)
+
         check = scaling.coordinate_check(
             lambda size, generator: AbcdMLP(x.shape[1], size, 10, scheme, generator, base=base),
             widths,
-            scaling.steps_of(
-                lambda model, rule=rule: updates.Entrywise(abcd_param_groups(model, lr), rule), loss, (x, y)
-            ),
+            scaling.steps_of(optimizer, loss, (x, y)),
             scaling.layer_outputs(probe, list(names)),
             steps=steps,
             seeds=[run.seed],
         )
         last = check[check["step"] == steps].assign(layer=lambda frame: frame["layer"].map(names))
         fitted = scaling.fit_exponents(last).set_index("layer")["exponent"]
-        for row in last.itertuples():
-            run.log(step=row.width, **{f"{rule_name}_{row.layer}_change": row.change})
+        for size, layer, change in zip(last["width"], last["layer"], last["change"], strict=True):
+            run.log(step=int(size), **{f"{rule_name}_{layer}_change": float(change)})
         gaps = {name: abs(float(fitted[name]) - expected[name]) for name in LAYERS}
         run.log(**{f"{rule_name}_{name}": float(fitted[name]) for name in LAYERS})
         run.log(**{f"{rule_name}_gap": max(gaps.values())})

@@ -68,8 +68,8 @@ def run(run: Run) -> None:
 
     with run.time("sweep"):
         sweep = scaling.transfer_sweep(train, sizes, lrs, [run.seed])
-    for row in sweep.itertuples():
-        run.log(step=row.lr, **{f"loss_{row.width}": row.loss})
+    for width, lr, loss in zip(sweep["width"], sweep["lr"], sweep["loss"], strict=True):
+        run.log(step=float(lr), **{f"loss_{width}": float(loss)})
     found = scaling.lr_shift(sweep, refine=True)
     small, large = (sweep[sweep["width"] == width].set_index("lr")["loss"] for width in (min(sizes), max(sizes)))
     carried, best = float(large[small.idxmin()]), float(large.min())
@@ -101,6 +101,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ax.set(xlabel="learning rate", title=plotting.label(name))
         ax.set_ylabel("validation loss (nats)" if ax is axes[0][0] else "")
     if methods:
+        losses = records[[n for n in records.columns if n.startswith("loss_")]].to_numpy(dtype=float)
+        least = float(np.nanmin(losses))
+        axes[0][0].set_ylim(least - 0.15, least + 1.6)
         plotting.legend(fig)
     else:
         plotting.empty(axes[0][0])

@@ -105,5 +105,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.series(right, hard if len(hard) else long, "step", "value", by="polynomial", log="y")
         right.set(xlabel="iterations", ylabel=r"largest error of $U V^{\top}$", ylim=(1e-15, 2))
         right.set_yticks(10.0 ** np.arange(-15, 1, 3))
-        plotting.legend(right, loc="center right")
+        handles, texts = right.get_legend_handles_labels()
+        fig.legend(handles, texts, loc="outside lower right", ncols=3)
     yield "gaps", fig

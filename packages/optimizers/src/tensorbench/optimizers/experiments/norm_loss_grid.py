@@ -111,15 +111,15 @@ def run(run: Run) -> None:
 
 def strength_range_ratio(records: pd.DataFrame) -> np.ndarray:
     """Range of the test error over factors, mean over batch sizes: norm loss over weight decay, by seed."""
-    ranges = {}
+    ranges: dict[str, list[pd.Series]] = {}
     for kind in ("norm_loss", "weight_decay"):
         rows = records[records["method"] == kind]
-        by_batch = [
+        ranges[kind] = [
             rec.history(rows, f"error_{batch}").groupby("seed")["value"].agg(lambda v: v.max() - v.min())
             for batch in BATCHES
         ]
-        ranges[kind] = sum(by_batch) / len(by_batch)
-    return (ranges["norm_loss"] / ranges["weight_decay"]).to_numpy()
+    ours, theirs = (np.mean([r.to_numpy() for r in ranges[kind]], axis=0) for kind in ("norm_loss", "weight_decay"))
+    return ours / theirs
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

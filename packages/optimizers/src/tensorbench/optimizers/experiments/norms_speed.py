@@ -113,6 +113,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         right.set_yticks(range(len(names)), [SHOWN[name] for name in names])
         right.grid(False, axis="y")
         right.set(xlabel="time of a step over AdamW's")
-        plotting.reference(right, x=3, text="modular: at most 3")
-        plotting.reference(right, x=1.1, text="sign: at most 1.1")
+        plotting.reference(right, x=3)
+        plotting.reference(right, x=1.1)
     yield "cost", fig

@@ -105,12 +105,13 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(left)
     else:
         sizes = sorted(growth["step"].unique())
-        plotting.log_axis(left, "xy")
+        plotting.log_axis(left, "x", ticks=sizes)
+        plotting.log_axis(left, "y")
         plotting.series(left, growth, "step", "value")
         start = float(growth.loc[growth["step"] == sizes[0], "value"].mean())
         left.plot(sizes, [start * n / sizes[0] for n in sizes], color="#444444", linewidth=0.9, linestyle=":",
                   label="n")  # fmt: skip
-        left.set(xlabel="parameters n", ylabel="time of an update (s)", title="low rank")
+        left.set(xlabel="parameters n", ylabel="time of an update (s)", title="low rank, update")
         plotting.legend(left)
     columns = ["adamw_step_seconds", "psgd_step_seconds", "peer_step_seconds"]
     if not len(records) or not set(columns) <= set(records):
@@ -119,13 +120,14 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         parts = {"training step": "step", "optimizer alone": "optimizer"}
         names = {"adamw": "AdamW", "psgd": "PSGD", "peer": "PSGD of pytorch_optimizer"}
         rows = [
-            {"seed": row["seed"], "dataset": part, "method": shown, "milliseconds": 1e3 * row[f"{name}_{key}_seconds"]}
+            {"seed": row["seed"], "dataset": part, "rule": shown, "milliseconds": 1e3 * row[f"{name}_{key}_seconds"]}
             for _, row in records.iterrows() for name, shown in names.items() for part, key in parts.items()
         ]  # fmt: skip
         long = pd.DataFrame(rows)
-        plotting.bars(right, long, "milliseconds")
+        plotting.bars(right, long, "milliseconds", by="rule")
         right.set(ylabel="time (ms)", title="character model")
-        plotting.legend(right)
+        plotting.legend(right, loc="upper right", fontsize=7)
+        right.set_ylim(top=1.45 * float(long["milliseconds"].max()))
     yield "cost", fig
 
 

@@ -102,7 +102,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             continue
         at = np.unique(frame["step"].to_numpy(dtype=float))
         plotting.log_axis(ax, "y")
-        plotting.log_axis(ax, "x", ticks=at)
+        plotting.log_axis(ax, "x", ticks=at.tolist())
         plotting.series(ax, frame, "step", "value")
         start = float(frame.loc[frame["step"] == at[0], "value"].mean())
         ax.plot(at, start * at / at[0], color="#666666", linewidth=0.8, linestyle=":", label="slope 1")

@@ -16,6 +16,7 @@ from .fitter import NonFinite, VectorFitter, check_step, damped
 from .norm_bounds import lift, track
 
 _START = 0.1**0.5  # norm of U and of V
+_ROWS = 65_536  # of a product in place
 
 
 class LowRank(VectorFitter):
@@ -87,7 +88,7 @@ class LowRank(VectorFitter):
         aV, bV = a @ V, b @ V
         L = track(self.state["L"][0], _ell(a, V @ aV) + _ell(b, V @ bV), self.beta)
         step = (self.lr / L).to(U.dtype)
-        self.state["U"] = U - step * (torch.outer(a, aV @ core) - torch.outer(b, bV @ core))
+        U.addmm_(torch.stack((a, b), 1), torch.stack((-step * (aV @ core), step * (bV @ core))))
         return L
 
     def _move_right(self, a: Tensor, b: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class LowRank(VectorFitter):
         aU, bU = a @ U, b @ U
         L = track(self.state["L"][1], _ell(a, U @ aU) + _ell(b, U @ bU), self.beta)
         step = (self.lr / L).to(U.dtype)
-        self.state["V"] = V - step * (torch.outer(a + V @ aU, aU) - torch.outer(b + V @ bU, bU))
+        V.addmm_(torch.stack((a + V @ aU, b + V @ bU), 1), torch.stack((-step * aU, step * bU)))
         return L
 
     def _balance(self) -> None:
@@ -110,8 +111,8 @@ class LowRank(VectorFitter):
         half = 0.5 * E @ E  # (I - E + E²/2)(I + E + E²/2) = I + E⁴/4
         identity = torch.eye(self.rank, dtype=U.dtype, device=U.device)
         scale = ratio.sqrt()
-        self.state["U"] = U @ ((identity - E + half) / scale).to(U.dtype)
-        self.state["V"] = V @ ((identity + E + half) * scale).to(V.dtype)
+        _times(U, ((identity - E + half) / scale).to(U.dtype))
+        _times(V, ((identity + E + half) * scale).to(V.dtype))
 
     @property
     def Q(self) -> Float[Tensor, "n n"]:
@@ -130,6 +131,12 @@ class LowRank(VectorFitter):
 def _forward(U: Tensor, V: Tensor, x: Tensor) -> Tensor:
     """(I + U Vᵀ) x."""
     return x + U @ (V.T @ x)
+
+
+def _times(X: Tensor, M: Tensor) -> None:
+    """X ← X M in place, some rows at a time: no second matrix of the size of X."""
+    for rows in X.split(_ROWS):
+        rows.copy_(rows @ M)
 
 
 def _ell(x: Tensor, y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def task(
 ) -> Task:  # fmt: skip
     """A new model with the task of training it. Its losses are in nats a character, on ``windows`` windows each.
 
-    ``plain_attention`` computes attention by plain products, which can be differentiated twice; the fused kernel cannot.
+    ``plain_attention`` computes attention by plain products, which can be differentiated twice (the fused kernel not).
     """
     model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary), width=width), generator)
 
