@@ -168,7 +168,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             continue
         for place, column in enumerate(columns):
             ax.plot([place] * len(records), records[column], "o", color="#0072B2", markersize=4)
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 1.1 * max(1.0, float(records[columns].to_numpy(dtype=float).max())))
         ax.axhline(1, color="#666666", linewidth=0.8, linestyle=(0, (4, 2)))
         ax.set_xticks(range(len(names)), list(names.values()), rotation=25, ha="right")
         ax.set_xlim(-0.6, len(names) - 0.4)
