@@ -11,9 +11,10 @@ from tensorbench.optimizers.methods import METHODS, create
 from tensorbench.optimizers.together import Together
 
 RATES = {
-    "sgd": 0.1, "adam": 1e-2, "adamw": 1e-2, "lbfgs": 0.3, "muon": 0.03, "shampoo": 1e-3, "shampoo_averaged": 0.03, "soap": 1e-2, "prodigy": 1.0,
-    "psgd_library": 1e-2, "modular": 0.1, "sign": 3e-3, "adahessian": 0.15, "m_fac": 1e-3, "ingd": 1e-2, "kfac": 1e-2,
-    "kfac_eig": 1e-2, "psgd_kron": 1e-2, "psgd_lra": 1e-2, "psgd_newton": 0.1, "sgd_norm_loss": 0.1,
+    "sgd": 0.1, "adam": 1e-2, "adamw": 1e-2, "lbfgs": 0.3, "muon": 0.03, "shampoo": 0.03, "shampoo_averaged": 3e-3,
+    "soap": 1e-2, "prodigy": 1.0, "psgd_library": 1e-2, "modular": 0.1, "sign": 3e-3, "adahessian": 0.15, "m_fac": 1e-3,
+    "ingd": 1e-2, "kfac": 1e-2, "kfac_eig": 1e-2, "psgd_kron": 1e-2, "psgd_lra": 1e-2, "psgd_newton": 0.1,
+    "sgd_norm_loss": 0.1,
 }  # fmt: skip
 
 

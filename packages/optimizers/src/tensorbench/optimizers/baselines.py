@@ -55,8 +55,13 @@ def muon(model: nn.Module, lr: float, momentum: float = 0.95, rest_lr: float = 3
     """torch's Muon on hidden matrices, AdamW on the rest with a learning rate that moves along with ``lr``.
 
     ``rest_lr`` is AdamW's learning rate where ``lr`` is Muon's usual 0.02.
+
+    Raises:
+        ValueError: no hidden matrices: torch's Muon does not take convolutions.
     """
     matrices, rest = matrices_apart(model)
+    if not matrices:
+        raise ValueError("torch's Muon takes matrices only and this model has no hidden ones; use modular instead")
     hidden = torch.optim.Muon(matrices, lr, momentum=momentum, weight_decay=0.0)
     return Together(hidden, torch.optim.AdamW(rest, rest_lr * lr / 0.02, weight_decay=0.0))
 
@@ -71,8 +76,12 @@ def _library(name: str) -> Callable[..., torch.optim.Optimizer]:
     return getattr(pytorch_optimizer, name)
 
 
-def shampoo(model: nn.Module, lr: float, momentum: float = 0.9, every: int = 10) -> Made:
-    """Gupta et al. (2018, arXiv 1802.09568); roots of the statistics every ``every`` steps."""
+def shampoo(model: nn.Module, lr: float, momentum: float = 0.0, every: int = 10) -> Made:
+    """Gupta et al. (2018, arXiv 1802.09568); roots of the statistics every ``every`` steps.
+
+    Without momentum, the library's default: it mixes its momentum into the gradient before the statistics are taken,
+    and with 0.9 small problems blew up at any learning rate.
+    """
     return _library("Shampoo")(model.parameters(), lr=lr, momentum=momentum, preconditioning_compute_steps=every)
 
 

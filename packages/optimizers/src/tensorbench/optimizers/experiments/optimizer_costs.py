@@ -45,12 +45,14 @@ def run(run: Run) -> None:
     """Alternate rounds of SGD, AdamW and the method on both tasks."""
     options = dict(run.method.params)
     rounds, steps = options.pop("rounds"), options.pop("steps")
+    kinds = options.pop("kinds", ("perceptron", "network"))
     data = images.prepare(run.dataset.load(run.seed))
     makers = {
         "perceptron": lambda g: images.task(images.perceptron(g), data, g, 128),
         "network": lambda g: images.task(images.resnet8(g), data, g, 64),
     }
-    for kind, make in makers.items():
+    for kind in kinds:
+        make = makers[kind]
         own, optimizer, task = _stepper(make, run.method.uses, run.seed, options)
         sgd, adamw = (_stepper(make, name, run.seed, {})[0] for name in ("sgd", "adamw"))
         for advance in (sgd, adamw, own):
@@ -76,7 +78,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             plotting.empty(ax)
             continue
         plotting.log_axis(ax, "xy")
-        for method, rows in records.groupby("method", sort=False):
+        for method, rows in records.dropna(subset=[f"{kind}_over_adamw"]).groupby("method", sort=False):
             look = {k: v for k, v in plotting.style(str(method)).items() if k in ("color", "marker", "label")}
             memory = max(float(rows[f"{kind}_state"].mean()), 0.1)  # plain descent keeps nothing
             ax.plot(memory, float(rows[f"{kind}_over_adamw"].median()), linestyle="", **look)
