@@ -6,7 +6,7 @@ from torch import nn
 
 from tensorbench.core.training import fit
 from tensorbench.optimizers.baselines import BASELINES, matrices_apart
-from tensorbench.optimizers.comparison import state_bytes
+from tensorbench.optimizers.experiments.comparison import state_bytes
 from tensorbench.optimizers.methods import METHODS, create
 from tensorbench.optimizers.together import Together
 

@@ -1,6 +1,6 @@
 """Every optimizer on one small problem: digits by a perceptron 64-128-128-10, same trials, batches and schedules.
 
-What is measured is said in :mod:`tensorbench.optimizers.comparison`.
+What is measured is said in :mod:`tensorbench.optimizers.experiments.comparison`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from tensorbench.core.run import Run
-from tensorbench.optimizers.comparison import compare
-from tensorbench.optimizers.comparison_figures import all_figures
+from tensorbench.optimizers.experiments.comparison import compare
+from tensorbench.optimizers.experiments.comparison_figures import all_figures
 from tensorbench.optimizers.methods import METHODS as METHODS
 from tensorbench.optimizers.tasks import Task, images
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core.run import Run
 from tensorbench.core.training import fit
-from tensorbench.optimizers.comparison import state_bytes
+from tensorbench.optimizers.experiments.comparison import state_bytes
 from tensorbench.optimizers.methods import METHODS as METHODS
 from tensorbench.optimizers.methods import create
 from tensorbench.optimizers.tasks import Task, images

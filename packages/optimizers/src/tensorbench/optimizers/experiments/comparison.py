@@ -20,9 +20,8 @@ from torch import Tensor
 
 from tensorbench.core.run import Run
 from tensorbench.core.training import History, fit
-
-from .methods import create
-from .tasks import Task
+from tensorbench.optimizers.methods import create
+from tensorbench.optimizers.tasks import Task
 
 MakeTask = Callable[[torch.Generator], Task]
 _CALIBRATION_STEPS = 20
