@@ -22,7 +22,7 @@ def sgd(model: nn.Module, lr: float, momentum: float = 0.9, nesterov: bool = Tru
 
 
 def adam(model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Made:
-    return torch.optim.Adam(model.parameters(), lr, betas=tuple(betas), eps=eps)
+    return torch.optim.Adam(model.parameters(), lr, betas=(betas[0], betas[1]), eps=eps)
 
 
 def adamw(
@@ -32,7 +32,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
 ) -> Made:
-    return torch.optim.AdamW(model.parameters(), lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
 
 
 def lbfgs(model: nn.Module, lr: float, evaluations: int = 4, history: int = 10) -> Made:

@@ -105,7 +105,9 @@ def compare(
         run.log(step=step, **metrics)
     seconds = history.seconds / max(1, history.steps)
     ratio = seconds / reference
-    losses = [key for key in ("train_loss", "valid_loss", "test_loss")] if not final else list(final)
+    # A training that diverged has measured something on its way, which must not be taken for its end.
+    on_the_way = history.evaluations[0][1] if history.evaluations else ("train_loss", "valid_loss", "test_loss")
+    losses = list(final or on_the_way)
     run.log(
         **{key: final.get(key, math.nan) for key in losses},
         step_ratio=ratio, step_milliseconds=1e3 * seconds, state_ratio=state, diverged=history.diverged,
