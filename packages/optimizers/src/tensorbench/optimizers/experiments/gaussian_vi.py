@@ -82,7 +82,7 @@ def natural(
         try:
             vi.step()
         except ValueError:
-            return visit(k, torch.full((n,), torch.nan), vi.L)
+            return visit(k, torch.full((n,), torch.nan, dtype=torch.float64), vi.L)
         visit(k, vi.mean, vi.L)
     return None
 

@@ -1,6 +1,6 @@
 """Riemannian momentum against other ways to stay positive definite, on problems whose least value is known.
 
-All but conjugate gradients (line searches, no step size) are tuned on a grid of five step sizes by the iterations to
+All but conjugate gradients (line searches, no step size) are tuned on a grid of six step sizes by the iterations to
 the target. An iteration is a gradient; the clock counts the method and its gradients, not the values that are recorded.
 """
 
