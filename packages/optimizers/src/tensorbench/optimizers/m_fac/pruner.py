@@ -230,7 +230,7 @@ def multiply_adds(model: nn.Module, inputs: Tensor, masks: Masks) -> tuple[int, 
 
     def count(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal sparse, dense
-        weight = module.weight
+        weight = module.get_parameter("weight")
         kept = masks.kept.get(f"{names[module]}.weight" if names[module] else "weight")
         uses = output.numel() // weight.shape[0]  # of each row of weights
         dense += uses * weight.numel()
