@@ -71,7 +71,8 @@ def run(run: Run) -> None:
     options = run.method.params
     source = run.dataset.load(run.seed)
     data = images.prepare(source, halve=source.train_images.shape[1] == 28)
-    batch = tuple(t[: options["batch"]] for t in data.train)
+    inputs, labels = data.train
+    batch = inputs[: options["batch"]], labels[: options["batch"]]
     rate = 1e-5  # nothing is trained here
     makers = {
         "sgd": lambda p: torch.optim.SGD(p, rate, momentum=0.9),
@@ -113,13 +114,13 @@ def run(run: Run) -> None:
         rivals[name] = step
     run.log(arithmetic_over_adamw=compare(rivals, repeats=options["repeats"]).ratio("ours", "adamw").value)
 
-    large = tuple(t[: options["memory_batch"]] for t in data.train)
+    large = inputs[: options["memory_batch"]], labels[: options["memory_batch"]]
     peaks = {}
     for name in ("adam", "adahessian"):
-        step = _stepper(run.seed, large, makers[name])
+        training = _stepper(run.seed, large, makers[name])
         with measure() as cost:
             for _ in range(2):
-                step()
+                training()
         peaks[name] = cost.peak_mib
         run.log(**{f"{name}_mib": cost.peak_mib})
     if peaks["adam"] > 0:

@@ -8,6 +8,8 @@ single entries; ``bias`` compares the kernels' mean with that of the exact |diag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,6 +89,10 @@ _MAKERS: dict[str, Callable] = {
 }
 
 
+def _made(name: str, lr: float, seed: int, params: Any) -> torch.optim.Optimizer:
+    return _MAKERS[name](params, lr, seed)
+
+
 def descend(run: Run, name: str) -> None:
     """The lowest last value over a grid of learning rates on each plane, and the way there."""
     options = run.method.params
@@ -94,7 +100,7 @@ def descend(run: Run, name: str) -> None:
     for land in run.dataset.load(run.seed):
         best = None
         for lr in options["rates"]:
-            points, values = trajectory(land, lambda p, lr=lr: _MAKERS[name](p, lr, run.seed), options["steps"])
+            points, values = trajectory(land, partial(_made, name, lr, run.seed), options["steps"])
             whole = len(values) == options["steps"] + 1
             if whole and (best is None or values[-1] < best[1][-1]):
                 best = points, values, lr
@@ -102,11 +108,11 @@ def descend(run: Run, name: str) -> None:
             continue
         run.log(**{land.name: max(float(best[1][-1]), 1e-300), f"{land.name}_rate": best[2]})
         kept[land.name] = best[0].numpy()
-    np.savez(run.artifact("ways.npz"), **kept)
+    np.savez(run.artifact("ways.npz"), **kept)  # type: ignore[arg-type]
 
 
 METHODS: dict[str, Callable[[Run], None]] = {
-    "hutchinson": estimate, **{name: (lambda run, name=name: descend(run, name)) for name in _MAKERS}
+    "hutchinson": estimate, **{name: partial(descend, name=name) for name in _MAKERS}
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def run(run: Run) -> None:
     fit(network, images.batches(data.train, g, 64), images.loss, optimizer, steps=steps, schedule="cosine")
     dense = 1 - images.measure(network, data.test)[1]
     run.log(dense_accuracy=dense)
-    policy = Policy(METHODS[run.method.uses], damp=options["damp"], block=options.get("block"))
+    policy = Policy(METHODS[run.method.uses], damp=options["damp"], block=options.get("block"))  # type: ignore[arg-type]
 
     def accuracy(sparsity: float, count: int) -> float:
         model = copy.deepcopy(network)
