@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from tensorbench.core.errors import unknown
 
 from .. import kron
-from ..base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive, whole
+from ..base import (
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    Optimizer,
+    check_gradients,
+    checked_loss,
+    in_interval,
+    nonnegative,
+    positive,
+    whole,
+)
 from ..kron import Average, KroneckerStatistics, LayerStatistics, Shared
 
 Others = Literal["refuse", "sgd"]
@@ -114,9 +124,12 @@ class KroneckerOptimizer(Optimizer):
         Raises:
             ValueError: no gradient, or NaN in one, or a refresh is due and no pass left statistics; nothing changes.
         """
-        loss = None if closure is None else checked_loss(closure)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        check_gradients(parameters)
+        try:
+            loss = None if closure is None else checked_loss(closure)
+            check_gradients([p for group in self.param_groups for p in group["params"]])
+        except (NonFiniteLossError, NonFiniteGradientError):
+            self.statistics.clear()  # those of the refused pass would be averaged with the next one's
+            raise
         self._step()
         return loss
 
