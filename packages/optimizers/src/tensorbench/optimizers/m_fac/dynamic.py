@@ -107,14 +107,18 @@ class DynamicMFAC:
         kept = {key: getattr(self, key) for key in ("m", "d", "damp", "next", "count", "updates")}
         return {**kept, "grads": self.grads.clone(), "dots": self.dots.clone()}
 
+    def check_size(self, state: dict[str, Any]) -> None:
+        """Refuse, by ValueError, the ``state_dict`` of a window of another size."""
+        if (state["m"], state["d"]) != (self.m, self.d):
+            raise ValueError(f"this state is of a window of {state['m']} × {state['d']}, not {self.m} × {self.d}")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``.
 
         Raises:
             ValueError: a window of another size.
         """
-        if (state["m"], state["d"]) != (self.m, self.d):
-            raise ValueError(f"this state is of a window of {state['m']} × {state['d']}, not {self.m} × {self.d}")
+        self.check_size(state)
         self.grads.copy_(state["grads"])
         self.dots.copy_(state["dots"])
         self.damp, self.next, self.count = state["damp"], state["next"], state["count"]

@@ -89,20 +89,33 @@ class MFAC(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, with the window and the velocity."""
-        velocity = None if self.velocity is None else self.velocity.clone()
-        return {**super().state_dict(), "m_fac": {"window": self.window.state_dict(), "velocity": velocity}}
+        """torch's, with the window, the velocity and, under ``sparse``, which weights are trained."""
+        own = {
+            "window": self.window.state_dict(),
+            "velocity": None if self.velocity is None else self.velocity.clone(),
+            "live": None if self.live is None else self.live.clone(),
+            "shapes": [tuple(p.shape) for p in self._all()],
+        }
+        return {**super().state_dict(), "m_fac": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``.
 
         Raises:
-            ValueError: another model, window, or only one of the two has momentum.
+            ValueError: another model, window, or only one of the two has momentum or is sparse. Nothing has changed.
         """
         own = state_dict["m_fac"]
         if (own["velocity"] is None) != (self.velocity is None):
             raise ValueError("one of the two optimizers has momentum and the other has none")
+        if (own["live"] is None) != (self.live is None):
+            raise ValueError("one of the two optimizers is sparse and the other is not")
+        shapes = [tuple(p.shape) for p in self._all()]
+        if [tuple(shape) for shape in own["shapes"]] != shapes:
+            raise ValueError(f"this state is of another model: it has parameters {own['shapes']}, this one {shapes}")
+        self.window.check_size(own["window"])
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.window.load_state_dict(own["window"])
         if self.velocity is not None:
             self.velocity.copy_(own["velocity"])
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        if self.live is not None:
+            self.live = own["live"].to(self.live.device, copy=True)
