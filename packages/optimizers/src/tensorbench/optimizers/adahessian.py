@@ -230,8 +230,13 @@ class AdaHessian(Optimizer):
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; the loss before it."""
         refresh = self.steps % self.update_every == 0
-        loss, params, gradients = self._gradients(closure, refresh)
-        diagonals = self._diagonals(params, gradients) if refresh else None
+        drawn = self.generator.get_state()
+        try:
+            loss, params, gradients = self._gradients(closure, refresh)
+            diagonals = self._diagonals(params, gradients) if refresh else None
+        except Exception:
+            self.generator.set_state(drawn)  # a refused step leaves the probes to come as they were
+            raise
         self.steps += 1
         self.refreshes += int(refresh)
         with torch.no_grad():

@@ -203,16 +203,21 @@ class PSGD(Optimizer):
             ValueError: sparse or complex gradients, none at all, or no closure where Hessian products are needed.
         """
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        update = self.update_probability == 1 or self._coin() < self.update_probability
-        update = update or self.param_groups[0]["steps"] == 0
         v: list[Tensor] = []
         h: list[Tensor] = []
-        if self.whiten:
-            loss = None if closure is None else checked_loss(closure)
-            check_gradients(parameters)
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        else:
-            loss, gradients, v, h = self._products(closure, parameters, update)
+        drawn = self._generator.get_state()
+        try:
+            update = self.update_probability == 1 or self._coin() < self.update_probability
+            update = update or self.param_groups[0]["steps"] == 0
+            if self.whiten:
+                loss = None if closure is None else checked_loss(closure)
+                check_gradients(parameters)
+                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            else:
+                loss, gradients, v, h = self._products(closure, parameters, update)
+        except Exception:
+            self._generator.set_state(drawn)  # a refused step leaves the coins and vectors to come as they were
+            raise
         gradient = dict(zip(parameters, gradients, strict=True))
         pair = dict(zip(parameters, zip(v, h, strict=True), strict=True)) if v else {}
         scale = self._scale(gradients, v, h)
