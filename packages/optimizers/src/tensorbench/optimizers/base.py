@@ -49,16 +49,20 @@ class Optimizer(torch.optim.Optimizer):
                 for name, value in state_dict["state"].get(index, {}).items():
                     if not isinstance(value, Tensor) or value.ndim == 0 or not self._has_shape_of_parameter(name):
                         continue
-                    if value.shape != parameter.shape:
+                    if tuple(value.shape) != (expected := tuple(self._shape_of_state(name, parameter))):
                         raise ValueError(
                             f"this state is of another model: {name!r} of parameter {number} has shape "
-                            f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
+                            f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)} needs {expected}"
                         )
         super().load_state_dict(state_dict)
 
     def _has_shape_of_parameter(self, name: str) -> bool:
         """Whether the state called ``name`` has the shape of its parameter; to be overridden where some has not."""
         return True
+
+    def _shape_of_state(self, name: str, parameter: Tensor) -> tuple[int, ...]:
+        """The shape that the state called ``name`` must have where its shape follows from the parameter's."""
+        return tuple(parameter.shape)
 
 
 def positive(name: str, value: float) -> float:
@@ -114,6 +118,19 @@ def check_gradients(parameters: Iterable[Tensor], gradients: Iterable[Tensor | N
             raise NonFiniteGradientError(
                 f"the gradient of parameter {number} (shape {tuple(g.shape)}) has NaN or infinity; no step was made"
             )
+
+
+def check_members(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Refuse gradients that one of this package's optimizers would refuse, before any of ``optimizers`` steps.
+
+    torch's own step on whatever gradients they find, alone or beside others.
+
+    Raises:
+        ValueError: as :func:`check_gradients`.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, Optimizer):
+            check_gradients(p for group in optimizer.param_groups for p in group["params"])
 
 
 def checked_loss(closure: Callable[[], Tensor]) -> Tensor:

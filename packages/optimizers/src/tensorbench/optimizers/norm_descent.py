@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 
-from .base import Optimizer, check_gradients, in_interval, nonnegative, positive
+from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive
 from .matrix_functions import Method
 from .norms import RMS, ConvSpectral, L1ToRMS, MaxEntry, Norm, RMSToRMS, Spectral, Transposed
 from .roles import ROLES, Role, roles
@@ -196,10 +196,7 @@ class SteepestDescent(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         moving, directions, duals = [], [], []
         for group in self.param_groups:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 
-from .base import nonnegative, positive
+from .base import check_members, checked_loss, nonnegative, positive
 
 Per = Literal["output", "input", "tensor"]
 _PER = ("output", "input", "tensor")
@@ -257,6 +257,8 @@ class DecoupledNormLoss:
         eps: float = 1e-8,
         per: Per = "output",
     ) -> None:
+        if getattr(optimizer, "needs_graph", False):
+            raise ValueError("an optimizer that differentiates the loss itself cannot step beside a correction")
         self.optimizer, self.per = optimizer, per
         self.factor, self.target = nonnegative("factor", factor), positive("target", target)
         self.eps = nonnegative("eps", eps)
@@ -276,10 +278,8 @@ class DecoupledNormLoss:
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """The closure where there is one, the correction, then the optimizer's step on the gradients that are there."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
+        check_members([self.optimizer])
         for k, weights in self._groups:
             rate = self.optimizer.param_groups[k]["lr"] * self.factor
             if weights and rate:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Optimizer, check_gradients, in_interval, nonnegative, positive
+from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive
 
 
 class _SelfGrowing(Optimizer):
@@ -51,10 +51,7 @@ class ProdigyNoEMA(_SelfGrowing):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         params = self._all()
         gradients: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
@@ -113,10 +110,7 @@ class Prodigy(_SelfGrowing):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         first = self.param_groups[0]
         if any(group["lr"] != first["lr"] for group in self.param_groups):

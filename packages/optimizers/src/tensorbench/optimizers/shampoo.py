@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Optimizer, check_gradients, in_interval, nonnegative, whole
+from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, whole
 from .matrix_functions import inv_root
 
 
@@ -64,15 +64,19 @@ class Shampoo(Optimizer):
         super().__init__(params, defaults)
 
     def _has_shape_of_parameter(self, name: str) -> bool:
-        return name == "momentum"
+        return name in ("momentum", "L", "R", "root_L", "root_R")
+
+    def _shape_of_state(self, name: str, parameter: Tensor) -> tuple[int, ...]:
+        if name == "momentum":
+            return tuple(parameter.shape)
+        rows = parameter.shape[0] if parameter.ndim > 1 else parameter.numel()
+        n = rows if name.endswith("L") else parameter.numel() // max(rows, 1)
+        return n, n
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
             for p in group["params"]:
@@ -130,10 +134,7 @@ class ShampooNoEMA(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step; see :mod:`~.base` for the closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
             for p in group["params"]:

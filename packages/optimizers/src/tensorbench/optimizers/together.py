@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base import check_members, checked_loss
+
 
 class Together:
     """Optimizers over disjoint parameters behind the interface of one (``fit`` and learning-rate schedules take it).
@@ -40,11 +42,9 @@ class Together:
             optimizer.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One evaluation of the closure, then a step of each."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """One evaluation of the closure, then a step of each; where one of this package's would refuse, none steps."""
+        loss = None if closure is None else checked_loss(closure)
+        check_members(self.optimizers)
         for optimizer in self.optimizers:
             optimizer.step()
         return loss
