@@ -87,3 +87,17 @@ def test_bad_requests_are_refused():
         create("sgd", model, 0.0)
     with pytest.raises(TypeError):
         create("adamw", model, 0.1, momentum=0.9)
+
+
+def test_a_gradient_that_is_not_finite_counts_as_divergence_in_a_comparison():
+    from tensorbench.optimizers.experiments.comparison import train_once
+    from tensorbench.optimizers.tasks import Task
+
+    def make(generator):
+        model = nn.Linear(2, 1)
+        # finite at 0, where its derivative is not
+        loss = lambda m, batch: (m(batch) * 0).abs().sqrt().sum()  # noqa: E731
+        return Task(model, iter([torch.ones(1, 2)] * 10), loss, lambda m: {"valid_loss": 0.0})
+
+    history, final, _ = train_once(make, 0, "modular", 0.1, {}, 3)
+    assert history.diverged and not final

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tensorbench.core.run import Run
 from tensorbench.core.training import History, fit
+from tensorbench.optimizers.base import NonFiniteGradientError
 from tensorbench.optimizers.methods import create
 from tensorbench.optimizers.tasks import Task
 
@@ -34,11 +35,14 @@ def train_once(
     """Train a new model; the history, the final metrics and the state of the optimizer in units of the parameters."""
     task = make(torch.Generator().manual_seed(seed))
     optimizer = create(name, task.model, lr, **options)
-    history = fit(
-        task.model, task.batches, task.loss, optimizer,
-        steps=steps, schedule=schedule, warmup=warmup,
-        evaluate=task.evaluate, evaluate_every=max(1, steps // points) if points else None,
-    )  # fmt: skip
+    try:
+        history = fit(
+            task.model, task.batches, task.loss, optimizer,
+            steps=steps, schedule=schedule, warmup=warmup,
+            evaluate=task.evaluate, evaluate_every=max(1, steps // points) if points else None,
+        )  # fmt: skip
+    except NonFiniteGradientError:  # torch's own rules would step to NaN and be stopped at the next loss
+        history = History(stopped="diverged")
     final = history.evaluations[-1][1] if history.evaluations and not history.diverged else {}
     size = sum(p.numel() * p.element_size() for p in task.model.parameters())
     return history, final, state_bytes(optimizer) / size
@@ -101,6 +105,9 @@ def compare(
         return
     reference = adamw_step_seconds(make, run.seed)
     history, final, state = train_once(make, run.seed, name, lr, options, steps, points)
+    if not history.steps:
+        run.log(diverged=True, **dict.fromkeys(("train_loss", "valid_loss", "test_loss", "step_ratio"), math.nan))
+        return
     for step, metrics in history.evaluations:
         run.log(step=step, **metrics)
     seconds = history.seconds / max(1, history.steps)
