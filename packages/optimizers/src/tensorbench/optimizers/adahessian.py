@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
-from .autodiff import full_hessian, hvp_of_grads
+from .autodiff import full_hessian, grad, hvp_of_grads
 from .base import (
     Optimizer,
     check_gradients,
@@ -99,10 +99,7 @@ def hutchinson_diag(
     """
     params = list(params)
     if isinstance(loss, Tensor):
-        if not loss.requires_grad:
-            raise ValueError("the loss has no graph; return the loss itself, not .item() or .detach()")
-        found = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
+        gradients = grad(loss, params, create_graph=True)
     else:
         gradients = list(loss)
         if not any(g.requires_grad for g in gradients):

@@ -17,6 +17,7 @@ from tensorbench.core.errors import unknown
 from . import baselines
 from .adahessian import AdaHessian
 from .base import positive
+from .m_fac import MFAC
 from .norm_descent import SignDescent
 from .norm_descent import modular as modular_descent
 from .norm_loss import DecoupledNormLoss, layers
@@ -47,8 +48,6 @@ def adahessian(model: nn.Module, lr: float, **options: Any) -> Any:
 
 def m_fac(model: nn.Module, lr: float, ngrads: int = 128, **options: Any) -> Any:
     """Natural gradient with the empirical Fisher of the last ``ngrads`` batches (``m_fac``)."""
-    from .m_fac import MFAC
-
     return MFAC(model.parameters(), lr=lr, ngrads=ngrads, **options)
 
 

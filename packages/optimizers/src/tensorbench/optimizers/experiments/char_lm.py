@@ -17,14 +17,11 @@ from tensorbench.optimizers.experiments.comparison_figures import all_figures
 from tensorbench.optimizers.methods import METHODS as METHODS
 from tensorbench.optimizers.tasks import Task, characters
 
-_PROTOCOL = ("steps", "points", "sensitivity", "sensitivity_seeds", "target")
-
 
 def run(run: Run) -> None:
     """Train with one optimizer, tuned, at equal steps and at equal time."""
     options = dict(run.method.params)
-    lr, batch = options.pop("lr"), options.pop("batch")
-    protocol = {key: options.pop(key) for key in _PROTOCOL if key in options}
+    batch = options.pop("batch")
     width, windows = options.pop("width"), options.pop("windows")
     plain = options.pop("plain_attention", False)
     text = run.dataset.load(run.seed)
@@ -32,7 +29,7 @@ def run(run: Run) -> None:
     def make(generator: torch.Generator) -> Task:
         return characters.task(text, generator, width=width, batch=batch, windows=windows, plain_attention=plain)
 
-    compare(run, make, name=run.method.uses, lr=lr, options=options, **protocol)
+    compare(run, make, **options)
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

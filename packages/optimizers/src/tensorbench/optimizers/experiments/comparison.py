@@ -87,10 +87,10 @@ def adamw_step_seconds(make: MakeTask, seed: int, steps: int = _CALIBRATION_STEP
 
 
 def compare(
-    run: Run, make: MakeTask, *, name: str, lr: float, options: Mapping[str, Any], steps: int, points: int = 12,
-    sensitivity: Iterable[float] = (), sensitivity_seeds: int = 1, target: float | None = None,
+    run: Run, make: MakeTask, *, lr: float, steps: int, points: int = 12, sensitivity: Iterable[float] = (),
+    sensitivity_seeds: int = 1, target: float | None = None, **options: Any,
 ) -> None:  # fmt: skip
-    """What a comparison's ``run(run)`` does: train as the module's text says, and log.
+    """What a comparison's ``run(run)`` does: train as the module's text says, and log. ``options`` go to the optimizer.
 
     Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, their ``equal_time_…``
     counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
@@ -99,6 +99,7 @@ def compare(
     ``worst_rise``, how far the test error rises at half or twice the learning rate.
     A training that diverged has NaN for its losses.
     """
+    name = run.method.uses
     if run.trial is not None:
         history, final, _ = train_once(make, run.seed, name, lr, options, steps)
         run.log(valid_loss=final.get("valid_loss", math.nan), diverged=history.diverged)

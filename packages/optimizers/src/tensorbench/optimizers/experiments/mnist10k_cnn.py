@@ -17,14 +17,11 @@ from tensorbench.optimizers.experiments.comparison_figures import all_figures
 from tensorbench.optimizers.methods import METHODS as METHODS
 from tensorbench.optimizers.tasks import Task, images
 
-_PROTOCOL = ("steps", "points", "sensitivity", "sensitivity_seeds", "target")
-
 
 def run(run: Run) -> None:
     """Train with one optimizer, tuned, at equal steps and at equal time."""
     options = dict(run.method.params)
-    lr, batch = options.pop("lr"), options.pop("batch")
-    protocol = {key: options.pop(key) for key in _PROTOCOL if key in options}
+    batch = options.pop("batch")
     norm, train = options.pop("norm", "batch"), options.pop("train", None)
     source = run.dataset.load(run.seed)
     data = images.prepare(
@@ -36,7 +33,7 @@ def run(run: Run) -> None:
     def make(generator: torch.Generator) -> Task:
         return images.task(images.resnet8(generator, norm=norm), data, generator, batch)
 
-    compare(run, make, name=run.method.uses, lr=lr, options=options, **protocol)
+    compare(run, make, **options)
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

@@ -16,7 +16,18 @@ from .fitter import NonFinite, VectorFitter, check_step
 from .norm_bounds import lift
 
 
-class GLn(VectorFitter):
+class _DenseFactor(VectorFitter):
+    """P = QᵀQ for a square Q that is stored whole."""
+
+    @property
+    def P(self) -> Float[Tensor, "n n"]:
+        return self.state["Q"].T @ self.state["Q"]
+
+    def apply(self, g: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return self.state["Q"].T @ (self.state["Q"] @ g)
+
+
+class GLn(_DenseFactor):
     """Q with its inverse, which Woodbury's identity carries along; a true inverse every ``refresh`` updates."""
 
     def __init__(
@@ -51,15 +62,8 @@ class GLn(VectorFitter):
         if self.updates % self.refresh == 0:
             self.state["inverse"] = torch.linalg.inv(self.state["Q"])
 
-    @property
-    def P(self) -> Float[Tensor, "n n"]:
-        return self.state["Q"].T @ self.state["Q"]
 
-    def apply(self, g: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        return self.state["Q"].T @ (self.state["Q"] @ g)
-
-
-class Triangular(VectorFitter):
+class Triangular(_DenseFactor):
     """Upper triangular Q: the upper part of the same step, and b by a triangular solve."""
 
     def __init__(
@@ -81,13 +85,6 @@ class Triangular(VectorFitter):
         b = torch.linalg.solve_triangular(lift(Q.T), lift(v[:, None]), upper=False)[:, 0].to(Q.dtype)
         step = self.mu / (a @ a + b @ b)
         self.state["Q"] = Q - step * ((torch.outer(a, a) - torch.outer(b, b)).triu() @ Q)
-
-    @property
-    def P(self) -> Float[Tensor, "n n"]:
-        return self.state["Q"].T @ self.state["Q"]
-
-    def apply(self, g: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        return self.state["Q"].T @ (self.state["Q"] @ g)
 
 
 class Diagonal(VectorFitter):
