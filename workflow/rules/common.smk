@@ -105,13 +105,13 @@ def reports_of(wildcards):
 
 
 onstart:
-    # Snakemake's limit of 100 starts a second looks at all waiting jobs again a second after each look, with one more such
-    # chain for every job that ends: hundreds of looks a second among hundreds of jobs, and a second of waiting at the end.
-    if workflow.local_exec and not workflow.subprocess_exec:
+    if workflow.local_exec and not workflow.subprocess_exec:  # here, on one machine
+        # Snakemake's limit of 100 starts a second looks at all waiting jobs again a second after each look, with one more
+        # such chain for every job that ends: hundreds of looks a second among hundreds of jobs, and a second at the end.
         workflow.scheduler.job_rate_limiter = None
-    # Importing libraries would take longer than most jobs do: here, on one machine, it is done once for all of them.
-    if workflow.local_exec and not workflow.subprocess_exec and len(workflow.dag) > 3:
-        keep_warm(WARM)
+        # Importing libraries would take longer than most jobs do: it is done once for all of them.
+        if len(workflow.dag) > 3:
+            keep_warm(WARM)
 
 
 onerror:
