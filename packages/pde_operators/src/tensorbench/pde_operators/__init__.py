@@ -1,0 +1,1 @@
+"""Differential equations met with tensors: neural operators, reduced models, solvers, and theory as computation."""

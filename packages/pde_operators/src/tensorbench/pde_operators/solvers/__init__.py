@@ -1,0 +1,1 @@
+"""Solvers that make the reference data; each is tested by its measured order of convergence."""
