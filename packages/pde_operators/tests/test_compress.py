@@ -67,7 +67,7 @@ def test_posthoc_recovers_a_kernel_of_low_rank(share):
     torch.testing.assert_close(found(images(5)), dense(images(5)), rtol=0, atol=1e-2)
 
 
-def test_posthoc_improves_with_rank_and_is_near_a_library_with_other_starts():
+def test_posthoc_improves_with_rank():
     dense = nn.Conv2d(6, 8, 3).double()
     with torch.no_grad():
         dense.weight.normal_(generator=generator(4))
