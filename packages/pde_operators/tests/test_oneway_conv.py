@@ -179,7 +179,7 @@ def test_a_full_kernel_of_one_channel_needs_rank_three():
     singular = torch.linalg.svdvals(target[0, 0])
     best = (singular[2] / singular.norm()).item()  # Eckart and Young: what rank 2 must leave
     assert fit(target, 3) < 1e-6
-    assert math.isclose(fit(target, 2), best, rel_tol=1e-3)
+    assert best <= fit(target, 2) < 1.05 * best  # training minimises over random images, not over kernels
 
 
 def test_activation_between_is_an_ablation():

@@ -222,19 +222,28 @@ def _load(layer: _OneWay, factors: list, share: str) -> None:
 
 
 def _cp(array: Float[np.ndarray, "*modes"], rank: int, iterations: int, seed: int) -> list[np.ndarray]:
-    """Canonical factors by TensorLy's alternating least squares, the norms spread over the factors alike."""
+    """Canonical factors by TensorLy's alternating least squares: the better of a start by singular vectors and a
+    random one, the norms spread over the factors alike."""
     import tensorly as tl
     from tensorly.decomposition import parafac
 
+    scale = np.linalg.norm(array) or 1.0
+    best, smallest = None, np.inf
     with tl.backend_context("numpy", local_threadsafe=True):
-        scale = np.linalg.norm(array) or 1.0
-        weights, factors = parafac(
-            tl.tensor(array / scale), rank, n_iter_max=iterations, init="random", tol=1e-9, l2_reg=1e-9,
-            normalize_factors=True, random_state=seed,
-        )  # fmt: skip
-    share = np.sign(weights) * np.abs(scale * weights) ** (1 / len(factors))
-    spread = [np.asarray(factor) * np.abs(share) for factor in factors]
-    spread[0] = spread[0] * np.where(share < 0, -1.0, 1.0)
+        for start in ("svd", "random"):
+            found = parafac(
+                tl.tensor(array / scale), rank, n_iter_max=iterations, init=start, tol=1e-9, l2_reg=1e-9,
+                normalize_factors=True, random_state=seed,
+            )  # fmt: skip
+            error = float(np.linalg.norm(array / scale - tl.cp_to_tensor(found)))
+            if error < smallest:
+                best, smallest = found, error
+    if best is None:
+        raise ValueError(f"the decomposition of a kernel of shape {array.shape} at rank {rank} did not end in numbers")
+    weights, factors = best
+    share = np.abs(scale * weights) ** (1 / len(factors))
+    spread = [np.asarray(factor) * share for factor in factors]
+    spread[0] = spread[0] * np.where(weights < 0, -1.0, 1.0)
     return spread
 
 
