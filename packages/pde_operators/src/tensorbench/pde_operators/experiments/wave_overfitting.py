@@ -39,7 +39,7 @@ def run(run: Run) -> None:
         generator = run.generator
         network = make_network(run.method.uses, generator, **options).to(run.device)
         # The constants are those of all runs, so that only what is learnt depends on how many there are.
-        model = WaveSimulator.of(network, u, c).to(run.device)
+        model = WaveSimulator.of(network, u, c, base="none").to(run.device)
         budget = steps if run.trial is None else trial_steps
         history = train(model, u[some], c[some], steps=budget, generator=generator, **protocol)
         if history.diverged:

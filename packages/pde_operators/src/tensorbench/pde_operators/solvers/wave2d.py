@@ -15,8 +15,10 @@ or drives. :func:`leapfrog` is the 5-point scheme in divergence form; its time s
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,8 +107,9 @@ def assemble(
     kind = {"p1": ElementTriP1, "p2": ElementTriP2, "q1": ElementQuad1}[element]()
     basis = Basis(mesh, kind)
     c = _values(speed, np.asarray(basis.global_coordinates()))
-    M = BilinearForm(lambda u, v, w: u * v).assemble(basis).tocsc()
-    K = BilinearForm(lambda u, v, w: w.c2 * dot(grad(u), grad(v))).assemble(basis, c2=c**2).tocsc()
+    with _quietly("skfem"):
+        M = BilinearForm(lambda u, v, w: u * v).assemble(basis).tocsc()
+        K = BilinearForm(lambda u, v, w: w.c2 * dot(grad(u), grad(v))).assemble(basis, c2=c**2).tocsc()
     B = sp.csc_matrix(M.shape)
     free = np.ones(M.shape[0], dtype=bool)
     for side, what in sides.items():
@@ -116,7 +119,8 @@ def assemble(
         if what == "absorbing":
             edge = FacetBasis(mesh, kind, facets=mesh.boundaries[side])
             speed_there = _values(speed, np.asarray(edge.global_coordinates()))
-            B = B + BilinearForm(lambda u, v, w: w.c * u * v).assemble(edge, c=speed_there).tocsc()
+            with _quietly("skfem"):
+                B = B + BilinearForm(lambda u, v, w: w.c * u * v).assemble(edge, c=speed_there).tocsc()
     if mass == "lumped":
         M = sp.diags(np.asarray(M.sum(axis=1)).ravel()).tocsc()
     if obstacle is not None:
@@ -125,9 +129,22 @@ def assemble(
         raise ValueError("nothing is free to move: the obstacle or the mesh leaves no point inside")
 
     def load(f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return LinearForm(lambda v, w: f(np.asarray(w.x)) * v).assemble(basis)
+        with _quietly("skfem"):
+            return LinearForm(lambda v, w: f(np.asarray(w.x)) * v).assemble(basis)
 
     return Wave(M, K, B, free, basis.doflocs, load)
+
+
+@contextmanager
+def _quietly(name: str) -> Iterator[None]:
+    """Without the notes that a library logs at every assembly."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_sides(mesh: Any, sides: Mapping[str, Side] | None) -> dict[str, Side]:
