@@ -93,7 +93,7 @@ def _file(name: str, bytes: int, sha256: str) -> File:
     ],
 )
 def darcy_16(files: list[Path], *, seed: int, train: int = 900, valid: int = 100) -> OperatorData:
-    """Which of two permeabilities a cell has (0 or 1), to the pressure; 1000 samples, and 50 at each test resolution."""
+    """Which of two permeabilities a cell has (0 or 1), to the pressure; 1000 samples, 50 to test each resolution."""
     data, *tests = (_tensors(file) for file in files)
     return _split(data["x"], data["y"], train, valid, {t["x"].shape[-1]: (t["x"], t["y"]) for t in tests})
 
