@@ -117,3 +117,31 @@ def test_bad_input_is_refused():
         grids.grf(8, 0, 1.0, 1.0)
     with pytest.raises(ValueError, match="order of a derivative"):
         grids.spectral_derivative(np.zeros(4), -1)
+
+
+def test_spectrum_sums_to_the_mean_square_and_finds_a_wave():
+    u = np.random.default_rng(0).standard_normal((5, 16, 16))
+    assert grids.radial_spectrum(u).sum() == pytest.approx((u**2).mean(), rel=1e-12)
+    x, y = grids.mesh(grids.periodic_grid(16))
+    wave = np.cos(2 * np.pi * (3 * x + 4 * y))[None]
+    spectrum = grids.radial_spectrum(wave)
+    assert spectrum.shape == (9,) and spectrum[5] == pytest.approx(0.5) and np.delete(spectrum, 5).max() < 1e-30
+
+
+def test_resampling_keeps_what_both_grids_resolve():
+    def wave(n):
+        x, y = grids.mesh(grids.periodic_grid(n))
+        return torch.as_tensor(np.cos(2 * np.pi * (3 * x - 2 * y)) + 0.3)[None, None]
+
+    np.testing.assert_allclose(grids.resample(wave(16), 24, True), wave(24), atol=1e-12)
+    np.testing.assert_allclose(grids.resample(wave(24), 16, True), wave(16), atol=1e-12)
+    noise = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 1, 12)))
+    up = grids.resample(noise, 24, True)
+    np.testing.assert_allclose(up[..., ::2], noise, atol=1e-12)  # it interpolates, the highest mode too
+    x, y = grids.mesh(grids.cell_grid(16))
+    plane = torch.as_tensor(1 + 2 * x - y)[None, None]
+    a, b = grids.mesh(grids.cell_grid(32))
+    fine = grids.resample(plane, 32, False)
+    np.testing.assert_allclose(fine[..., 1:-1, 1:-1], (1 + 2 * a - b)[None, None, 1:-1, 1:-1], atol=1e-12)
+    np.testing.assert_allclose(grids.resample(torch.as_tensor(1 + 2 * a - b)[None, None], 16, False), plane, atol=1e-12)
+    assert grids.resample(plane, 16, False) is plane

@@ -257,3 +257,41 @@ def periodic_field_std(shape: Sequence[int], alpha: float, tau: float, *, length
     if shape[-1] % 2 == 0:
         twice[-1] = 1.0
     return float(np.sqrt((variances * twice).sum() / length ** len(shape)))
+
+
+def radial_spectrum(values: Float[np.ndarray, "samples *grid"]) -> Float[np.ndarray, " shells"]:
+    """Mean over samples of the energy in shells |k| = 0, 1, …, n/2 of periodic fields; their sum is the mean square.
+
+    |k| is rounded to whole wavenumbers (periods in the box); what lies beyond n/2, in the corners, counts to the last.
+    """
+    shape = values.shape[1:]
+    power = np.abs(scipy.fft.fftn(values, axes=tuple(range(1, values.ndim)))) ** 2 / prod(shape) ** 2
+    k2: Any = 0.0
+    for axis, n in enumerate(shape):
+        k2 = k2 + (n * np.fft.fftfreq(n)).reshape([-1 if a == axis else 1 for a in range(len(shape))]) ** 2
+    shell = np.minimum(np.rint(np.sqrt(k2)).astype(int), shape[-1] // 2)
+    return np.bincount(shell.ravel(), weights=power.mean(axis=0).ravel(), minlength=shape[-1] // 2 + 1)
+
+
+def resample(values: torch.Tensor, n: int, periodic: bool) -> torch.Tensor:
+    """(batch, channels, \\*grid) fields on another grid of ``n`` points a direction.
+
+    Periodic ones by their Fourier series; others, taken at cell centres, by linear interpolation, or by means over
+    cells where the coarser grid divides the finer one.
+    """
+    shape = tuple(values.shape[2:])
+    if all(m == n for m in shape):
+        return values
+    if not periodic:
+        if all(m % n == 0 for m in shape):
+            return torch.nn.functional.interpolate(values, size=(n,) * len(shape), mode="area")
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+        return torch.nn.functional.interpolate(values, size=(n,) * len(shape), mode=mode, align_corners=False)
+    for axis, m in enumerate(shape, start=2):
+        moved = torch.fft.rfft(values.movedim(axis, -1), norm="forward")
+        kept = min(m, n)
+        moved = moved[..., : kept // 2 + 1].clone()
+        if kept % 2 == 0:  # the highest mode stands for two on the finer grid, and for both of them on the coarser
+            moved[..., -1] = moved[..., -1].real * (0.5 if n > m else 2.0) + 0j
+        values = torch.fft.irfft(moved, n=n, norm="forward").movedim(-1, axis)
+    return values
