@@ -164,13 +164,15 @@ def test_darcy_has_the_known_maximum_and_conserves():
     assert abs(matrix - matrix.T).max() == 0
 
 
-def test_darcy_in_layers_is_exact_for_the_flux():
-    """Across layers the problem is one-dimensional: the exact u at the centres where f acts between them."""
-    n = 16
-    a = np.repeat(np.array([1.0, 10.0]), n // 2)[:, None] * np.ones(n)
-    u = darcy.solve(a)
-    np.testing.assert_allclose(u, u[:, ::-1], atol=1e-14)  # symmetric along the layers
-    assert u[: n // 2].max() > u[n // 2 :].max()  # the slow layer holds more
+def test_darcy_is_of_order_two_when_the_permeability_jumps_between_cells():
+    """a u = sin(2πx) sin(πy) is smooth, a jumps from 1 to 50 at x = 1/2, and f = 5π² a u."""
+    errors, sizes = [], np.array([8, 16, 32, 64])
+    for n in sizes:
+        x, y = grids.mesh(grids.cell_grid(n))
+        a = np.where(x < 0.5, 1.0, 50.0)
+        flux = np.sin(TWO_PI * x) * np.sin(np.pi * y)
+        errors.append(relative(darcy.solve(a, 5 * np.pi**2 * flux), flux / a))
+    assert -2.2 < growth(sizes, errors).exponent < -1.8
 
 
 def test_multigrid_iterations_hardly_grow_and_agree_with_the_direct_solution():
