@@ -52,16 +52,34 @@ def test_burgers_keeps_the_mean_and_loses_energy_at_the_exact_rate():
     assert (energy[2] - energy[0]) / (2 * dt) == pytest.approx(-nu * (slope**2).mean(), rel=1e-5)
 
 
-def test_burgers_agrees_with_py_pde():
+def py_pde(evolution, u0, t, dt, length=TWO_PI):
+    """u_t = evolution(u) by py-pde's operators and its Runge-Kutta method, on a periodic grid of cells.
+
+    Its points are half a cell from ours, which a problem without a place in space does not notice.
+    """
     pde = pytest.importorskip("pde")
-    n, nu, t = 192, 0.1, 0.5
-    grid = pde.CartesianGrid([[0, TWO_PI]], n, periodic=True)
-    x = grid.axes_coords[0]  # cell centres; the problem does not care where a periodic grid begins
-    equation = pde.PDE({"u": f"-u * d_dx(u) + {nu} * laplace(u)"})
-    field = pde.ScalarField(grid, np.sin(x))
-    theirs = equation.solve(field, t, dt=1e-3, backend="numpy", tracker=None, solver="runge-kutta").data
-    ours = burgers.solve(np.sin(x), t, viscosity=nu, dt=5e-3, length=TWO_PI)
-    assert relative(theirs, ours) < 2e-3  # theirs is of second order in h
+
+    class Equation(pde.PDEBase):
+        def evolution_rate(self, state, t=0):
+            return pde.ScalarField(state.grid, evolution(state))
+
+    state = pde.ScalarField(pde.CartesianGrid([[0, length]] * u0.ndim, u0.shape, periodic=True), u0)
+    return Equation().solve(state, t, dt=dt, backend="numpy", tracker=None, solver="runge-kutta").data
+
+
+def slopes(field):
+    return field.gradient("periodic", backend="scipy").data
+
+
+def curvature(field):
+    return field.laplace("periodic", backend="scipy").data
+
+
+def test_burgers_agrees_with_py_pde():
+    u0, nu, t = np.sin(grids.periodic_grid(128, TWO_PI)), 0.1, 0.5
+    theirs = py_pde(lambda u: nu * curvature(u) - u.data * slopes(u)[0], u0, t, dt=4e-3)
+    ours = burgers.solve(u0, t, viscosity=nu, dt=5e-3, length=TWO_PI)
+    assert relative(theirs, ours) < 2e-3 < relative(u0, ours)  # theirs is of second order in h
 
 
 def test_burgers_takes_batches():
@@ -127,14 +145,13 @@ def test_insulated_heat_is_conserved_and_allen_cahn_loses_energy():
 
 
 def test_heat_agrees_with_py_pde():
-    pde = pytest.importorskip("pde")
-    grid = pde.CartesianGrid([[0, 1]], 64)
-    x = grid.axes_coords[0]
-    u0 = np.cos(np.pi * x) + 0.5 * np.cos(3 * np.pi * x) + 0.2
-    equation = pde.DiffusionPDE(0.1, bc={"derivative": 0})
-    field = pde.ScalarField(grid, u0)
-    theirs = equation.solve(field, 0.3, dt=2e-4, backend="numpy", tracker=None, solver="runge-kutta").data
-    assert relative(theirs, heat.solve(u0, 0.3, diffusivity=0.1, bc="neumann")) < 1e-3
+    x, y = grids.mesh(grids.periodic_grid(48, TWO_PI))
+    u0 = np.cos(x) * np.sin(2 * y) + 0.2
+    theirs = py_pde(lambda u: 0.1 * curvature(u) + u.data - u.data**3, u0, 0.5, dt=0.01)
+    ours = heat.solve(
+        u0, 0.5, diffusivity=0.1, reaction=lambda u: u - u**3, bc="periodic", dims=2, dt=0.01, length=TWO_PI
+    )
+    assert relative(theirs, ours) < 2e-3 < relative(u0, ours)
 
 
 # --- Darcy -----------------------------------------------------------------------------------------------------------
@@ -273,29 +290,25 @@ def test_batches_blocks_and_steps_change_nothing_that_matters():
 
 
 def test_navier_stokes_agrees_with_py_pde():
-    """An independent finite-difference solver: advection with a stream function from its own Poisson solver."""
+    """An independent solver: finite differences, with the stream function from py-pde's own Poisson solver."""
     pde = pytest.importorskip("pde")
-    n, nu, t = 48, 0.1, 0.3
-    grid = pde.CartesianGrid([[0, TWO_PI]] * 2, n, periodic=True)
+    n, nu, t = 32, 0.1, 0.3
     w0 = flow(n, 3)
 
-    class Vorticity(pde.PDEBase):
-        def evolution_rate(self, state, t=0):
-            psi = pde.solve_poisson_equation(-1 * (state - state.data.mean()), bc="periodic")
-            dpsi, dw = psi.gradient("periodic").data, state.gradient("periodic").data
-            rate = nu * state.laplace("periodic").data - dpsi[1] * dw[0] + dpsi[0] * dw[1]
-            return pde.ScalarField(state.grid, rate)
+    def evolution(w):
+        psi = pde.solve_poisson_equation(-1 * (w - w.data.mean()), bc="periodic")
+        (psi_x, psi_y), (w_x, w_y) = slopes(psi), slopes(w)
+        return nu * curvature(w) - psi_y * w_x + psi_x * w_y
 
-    state = pde.ScalarField(grid, w0)
-    theirs = Vorticity().solve(state, t, dt=0.02, backend="numpy", tracker=None, solver="runge-kutta").data
+    theirs = py_pde(evolution, w0, t, dt=0.05)
     ours = navier_stokes2d.solve(w0, t, viscosity=nu, dt=0.02)
-    assert relative(theirs, ours) < 0.02 < relative(w0, ours)
+    assert relative(theirs, ours) < 0.05 < relative(w0, ours)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused(monkeypatch):
     wave = np.sin(grids.periodic_grid(16, TWO_PI))
     with pytest.raises(ValueError, match="viscosity must be positive"):
         burgers.solve(wave, 1.0, viscosity=0.0)
@@ -333,7 +346,10 @@ def test_bad_input_is_refused():
         darcy.solve(np.ones((4, 4)), method="dirct")
     with pytest.raises(ValueError, match="source of shape"):
         darcy.solve(np.ones((4, 4)), np.ones((3, 3)))
+    with pytest.raises(ValueError, match="tolerance"):
+        darcy.solve(np.ones((4, 4)), method="multigrid_cg", tolerance=0.0)
+    monkeypatch.setattr(darcy, "_MOST_ITERATIONS", 2)
     with pytest.raises(ArithmeticError, match="did not reach"):
-        darcy.solve(np.ones((16, 16)), method="multigrid_cg", tolerance=1e-30)
+        darcy.solve(np.exp(flow(16, 4)), method="multigrid_cg")
     assert not darcy.solve(np.ones((16, 16)), 0.0, method="multigrid_cg").any()
     assert sp.issparse(darcy.assemble(np.ones((4, 4))))

@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorbench.core.data import dataset
 
-OWN = {"source": "written here", "licence": "Apache-2.0", "generated": True}
+OWN: dict[str, Any] = {"source": "written here", "licence": "Apache-2.0", "generated": True}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +22,7 @@ REPO = {
     "licence": "MIT",
 }
 FOLDER = "neuralop/data/datasets/data"
-OWN = {"source": "generated here", "licence": "Apache-2.0", "generated": True}
+OWN: dict[str, Any] = {"source": "generated here", "licence": "Apache-2.0", "generated": True}
 
 
 @dataclass(frozen=True, eq=False)

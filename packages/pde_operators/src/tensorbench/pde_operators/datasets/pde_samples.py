@@ -6,12 +6,13 @@ Made once and kept; ``datasets.operators`` cuts them into training, validation a
 from __future__ import annotations
 
 from math import pi
+from typing import Any
 
 import numpy as np
 
 from tensorbench.core.data import dataset
 
-OWN = {"source": "generated here", "licence": "Apache-2.0", "generated": True, "cache": True}
+OWN: dict[str, Any] = {"source": "generated here", "licence": "Apache-2.0", "generated": True, "cache": True}
 
 
 @dataset(title="Vorticity of randomly forced flows on the torus", **OWN)
@@ -35,7 +36,7 @@ def navier_stokes_samples(
     from tensorbench.pde_operators.solvers import navier_stokes2d
 
     shape = (resolution, resolution)
-    field = {"alpha": 4.0, "tau": 3.0, "length": 2 * pi}
+    field: dict[str, Any] = {"alpha": 4.0, "tau": 3.0, "length": 2 * pi}
     sigma = forcing_std / periodic_field_std(shape, **field)
     forcing = grf(shape, samples, sigma=sigma, generator=np.random.default_rng([seed, 64]), **field)
     vorticity = navier_stokes2d.solve(
@@ -64,7 +65,8 @@ def darcy_fv_samples(
     field = grf((resolution, resolution), samples, 2.0, 3.0, bc="neumann", generator=np.random.default_rng([seed, 7]))
     waves = to_spectral(field, "neumann", 2)
     pressure = darcy.solve(np.where(field > 0, high, low))
-    result, n = {}, resolution
+    result: dict[str, np.ndarray] = {}
+    n = resolution
     while n >= coarsest:
         basis = np.cos(pi * np.outer(cell_grid(n), np.arange(resolution))) * np.sqrt(2 / resolution)
         basis[:, 0] /= np.sqrt(2)

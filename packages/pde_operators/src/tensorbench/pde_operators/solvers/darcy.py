@@ -62,6 +62,8 @@ def solve(
         raise ValueError(f"the permeability must be positive and finite everywhere; its smallest value is {worst:g}")
     if method not in METHODS:
         raise ValueError(unknown("method of solution", method, METHODS))
+    if not tolerance > 0:
+        raise ValueError(f"tolerance {tolerance!r} must be positive")
     n = a.shape[-1]
     f = np.asarray(source, dtype=np.float64)
     if f.ndim and f.shape not in ((n, n), a.shape):
