@@ -171,11 +171,11 @@ def darcy_fv(
 def burgers_own(
     *,
     seed: int,
-    resolution: int = 64,
+    resolution: int = 32,
     train: int = 600,
     valid: int = 100,
     test: int = 100,
-    finest: int = 256,
+    finest: int = 128,
     viscosity: float = 0.01,
 ) -> OperatorData:
     """Own solver; trained on every so many-th point, tested on that grid, on the finest, and on those between."""

@@ -80,12 +80,12 @@ def darcy_fv_samples(
 
 @dataset(title="Burgers' equation from random initial states", **OWN)
 def burgers_samples(
-    *, seed: int, samples: int = 800, resolution: int = 256, viscosity: float = 0.01, time: float = 1.0
+    *, seed: int, samples: int = 800, resolution: int = 128, viscosity: float = 0.01, time: float = 1.0
 ) -> dict[str, np.ndarray]:
     """Initial states from N(0, 625 (-Lap + 25)^-2) on the periodic unit interval, as Li et al. (2021) draw them."""
     from tensorbench.pde_operators.grids import grf
     from tensorbench.pde_operators.solvers import burgers
 
     x = grf(resolution, samples, 2.0, 5.0, 25.0, generator=np.random.default_rng([seed, 31]))
-    y = burgers.solve(x, time, viscosity=viscosity, dt=5e-3)
+    y = burgers.solve(x, time, viscosity=viscosity, dt=2e-3)
     return {"x": x.astype(np.float32), "y": y.astype(np.float32)}
