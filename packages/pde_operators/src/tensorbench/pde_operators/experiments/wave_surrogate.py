@@ -79,7 +79,8 @@ def run(run: Run) -> None:
     """Train and measure."""
     data: WaveData = run.dataset.load(0)  # the same waves for all seeds, which are those of training
     options = dict(run.method.params)
-    protocol = {key: options.pop(key) for key in ("lr", "batch", "unrolled", "unrolled_share", "noise") if key in options}
+    training = ("lr", "batch", "unrolled", "unrolled_share", "noise")
+    protocol = {key: options.pop(key) for key in training if key in options}
     steps, trial_steps, fine = options.pop("steps"), options.pop("trial_steps"), options.pop("fine_tune", 0)
     ranks = options.pop("ranks", [])
     parts = {name: fields_of(data, name, run.device) for name in ("train", "valid", "test", "beyond")}
