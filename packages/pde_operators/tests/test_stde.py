@@ -1,13 +1,15 @@
-"""Estimators: exact where everything is drawn, unbiased with the stated variance otherwise; problems, losses, baselines."""
+"""Estimators: exact where everything is drawn, unbiased with the stated variance otherwise; problems, losses,
+baselines."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from tensorbench.pde_operators import stde, taylor
 from tensorbench.pde_operators.stde import baselines, low_order, parabolic
 from tensorbench.pde_operators.stde.sampling import coordinates
-from torch import nn
 
 F64 = torch.float64
 
@@ -53,7 +55,9 @@ def test_baselines_agree_on_a_subset_and_in_parameter_gradients(case):
     gradients = []
     for value in (ours, baselines.sdgd(f, x, index), baselines.sdgd_vmapped(f, x, index)):
         assert torch.allclose(value, ours, atol=1e-10)
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value.square().sum(), f.net.layers[:-1].parameters())]))
+        gradients.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(value.square().sum(), f.net.layers[:-1].parameters())])
+        )
     assert torch.allclose(gradients[1], gradients[0], atol=1e-10)
     assert torch.allclose(gradients[2], gradients[0], atol=1e-10)
 
@@ -161,7 +165,9 @@ def test_all_samplings_agree_with_the_full_operator_when_everything_is_drawn(cas
     known = stde.StochasticPinn(problem.operator, solution=problem.solution, batch=6).loss(f, x, generator)
     assert torch.allclose(full, known)
     solved = stde.StochasticPinn(problem.operator, solution=problem.solution, batch=2)
-    assert float(solved.loss(problem.solution, x, generator)) == 0  # the same draw acts on both: no noise at the solution
+    assert (
+        float(solved.loss(problem.solution, x, generator)) == 0
+    )  # the same draw acts on both: no noise at the solution
     dense = stde.StochasticPinn(problem.operator, problem.source, sampling="dense", batch=2, unbiased=False)
     assert float(dense.loss(f, x, generator)) > 0
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HighDimensional:
-    """``operator(u) = source`` on the unit ball with u = 0 on its surface; where ``source`` is None, ``solution`` gives it.
+    """``operator(u) = source`` on the unit ball with u = 0 on its surface; without a ``source``, ``solution`` gives it.
 
     ``test_x`` and ``test_u`` are points and the exact solution there. ``steps``, ``points`` (a step) and ``batch``
     (dimensions a draw) are the training budget.
@@ -32,7 +32,12 @@ class HighDimensional:
     batch: int
 
 
-@dataset(title="Two- and three-body solutions on the unit ball", source="generated here", licence="Apache-2.0", generated=True)
+@dataset(
+    title="Two- and three-body solutions on the unit ball",
+    source="generated here",
+    licence="Apache-2.0",
+    generated=True,
+)
 def body_interactions(
     *,
     seed: int,
@@ -44,7 +49,7 @@ def body_interactions(
     batch: int = 16,
     test_points: int = 2000,
 ) -> HighDimensional:
-    """Δu + reaction(u) = g with coefficients and test points of the seed (:mod:`tensorbench.pde_operators.stde.problems`)."""
+    """Δu + reaction(u) = g with coefficients and test points of the seed (:mod:`..stde.problems`)."""
     import torch
 
     from tensorbench.pde_operators.stde import ball, problem
@@ -78,7 +83,9 @@ def own_operator(
     return HighDimensional(d, operator, solution, None, None, x, solution(x), steps, points, batch)
 
 
-@dataset(title="Points of the unit ball in several dimensions", source="generated here", licence="Apache-2.0", generated=True)
+@dataset(
+    title="Points of the unit ball in several dimensions", source="generated here", licence="Apache-2.0", generated=True
+)
 def unit_ball(*, seed: int, d: int = 100, points: int = 100) -> Tensor:
     """(points, d), uniform in direction and radius."""
     import torch

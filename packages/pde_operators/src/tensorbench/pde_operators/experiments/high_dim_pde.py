@@ -1,8 +1,8 @@
-"""Solving equations in up to 100,000 dimensions with a network whose operator is estimated from a few dimensions a step.
+"""Solving equations in up to 100,000 dimensions, the operator estimated from a few dimensions a step.
 
-``test_error`` is the relative L2 error at test points; its history is by step of training, step 0 before any. Every method
-gets the network, optimizer, steps and points of the paper (width 128, four layers, Adam from 1e-3 linearly to 0, 100 points),
-and nothing is tuned.
+``test_error`` is the relative L2 error at test points; its history is by step of training, step 0 before any. Every
+method gets the network, optimizer, steps and points of the paper (width 128, four layers, Adam from 1e-3 linearly to
+0, 100 points), and nothing is tuned.
 """
 
 from __future__ import annotations

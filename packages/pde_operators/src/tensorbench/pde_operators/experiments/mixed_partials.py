@@ -1,7 +1,8 @@
 """Mixed partial derivatives of low order: jets against nested autograd, whether they agree and what they cost.
 
-One network (the paper's, float64 to compare values and float32 to compare time), the mean squared residual of an equation and its
-gradient in the weights. ``difference`` is the largest difference of the residuals over their largest value.
+One network (the paper's, float64 to compare values and float32 to compare time), the mean squared residual of an
+equation and its gradient in the weights. ``difference`` is the largest difference of the residuals over their largest
+value.
 """
 
 from __future__ import annotations

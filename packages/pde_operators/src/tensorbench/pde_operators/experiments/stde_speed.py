@@ -1,9 +1,10 @@
 """Time and memory of a Laplacian and its gradient in the weights, by dimension, in one process on one thread.
 
-The work: the mean over 100 points of the squared Laplacian of the paper's network with its boundary factor, and the gradient
-of that in the weights. ``jet`` (this package), ``sdgd_loop``, ``sdgd_vmapped``, ``hvp_vmapped`` and ``jax_jet`` estimate it
-from the same number of dimensions (probes for ``hvp_vmapped``); ``forward_laplacian``, ``folx`` and ``full_hessian`` take all. The
-steps are the dimensions. A rival ends where its arrays would pass ``memory_gib``; ``<rival>_largest`` says where.
+The work: the mean over 100 points of the squared Laplacian of the paper's network with its boundary factor, and the
+gradient of that in the weights. ``jet`` (this package), ``sdgd_loop``, ``sdgd_vmapped``, ``hvp_vmapped`` and
+``jax_jet`` estimate it from the same number of dimensions (probes for ``hvp_vmapped``); ``forward_laplacian``,
+``folx`` and ``full_hessian`` take all. The steps are the dimensions. A rival ends where its arrays would pass
+``memory_gib``; ``<rival>_largest`` says where.
 """
 
 from __future__ import annotations

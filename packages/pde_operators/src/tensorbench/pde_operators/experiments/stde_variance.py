@@ -1,9 +1,10 @@
 """Whether estimates of a network's Laplacian have the mean and variance that theory gives, by the size of the batch.
 
-``draws`` estimates are taken at each point for each batch (the steps). ``worst_z`` is the largest distance of their mean from
-the exact Laplacian in standard errors; ``variance_ratio`` the measured over the theoretical variance, averaged over
-points and batches. ``bias_ratio`` is the bias of the squared residual over the theoretical variance, ``product_z`` the distance of
-the mean product of two independent residuals from the true square, in its standard errors.
+``draws`` estimates are taken at each point for each batch (the steps). ``worst_z`` is the largest distance of their
+mean from the exact Laplacian in standard errors; ``variance_ratio`` the measured over the theoretical variance,
+averaged over points and batches. ``bias_ratio`` is the bias of the squared residual over the theoretical variance,
+``product_z`` the distance of the mean product of two independent residuals from the true square, in its standard
+errors.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def run(run: Run) -> None:
         squares = (r.square().mean(0) + other.square().mean(0)) / 2
         bias.append(float((squares - true.square()).mean() / theory.mean()))
         products = (r * other).mean(1)
-        product_z = max(product_z, float((products.mean() - true.square().mean()).abs() / (products.std() / draws**0.5)))
+        product_z = max(
+            product_z, float((products.mean() - true.square().mean()).abs() / (products.std() / draws**0.5))
+        )
         run.log(step=batch, variance=float(first.var(0).mean()), theory=float(theory.mean()))
     run.log(
         worst_z=worst,

@@ -6,7 +6,13 @@ sampled operator of the user's own (:mod:`.local`, :mod:`.pinn`), the paper's pr
 """
 
 from tensorbench.pde_operators.stde.estimators import (
-    biharmonic_stde, dense_stde, dense_variance, high_order_diagonal, second_order_stde, sparse_stde, sparse_variance,
+    biharmonic_stde,
+    dense_stde,
+    dense_variance,
+    high_order_diagonal,
+    second_order_stde,
+    sparse_stde,
+    sparse_variance,
 )  # fmt: skip
 from tensorbench.pde_operators.stde.local import Local
 from tensorbench.pde_operators.stde.networks import OnBall, TanhNet

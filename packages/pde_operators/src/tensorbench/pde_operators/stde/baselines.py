@@ -48,9 +48,7 @@ def sdgd_vmapped(f: Function, x: Float[Tensor, "points d"], index: Int[Tensor, "
     x, gradient = _gradient(f, x)
     units = torch.zeros(len(index), 1, x.shape[-1], dtype=x.dtype)
     units[torch.arange(len(index)), 0, index] = 1.0
-    (rows,) = torch.autograd.grad(
-        gradient, x, units.expand(-1, len(x), -1), create_graph=True, is_grads_batched=True
-    )
+    (rows,) = torch.autograd.grad(gradient, x, units.expand(-1, len(x), -1), create_graph=True, is_grads_batched=True)
     picked = rows.gather(-1, index.reshape(-1, 1, 1).expand(-1, len(x), 1)).squeeze(-1)
     return x.shape[-1] / len(index) * picked.sum(0)
 
@@ -73,7 +71,8 @@ def hvp_vmapped(f: Function, x: Float[Tensor, "points d"], v: Float[Tensor, "pro
 
 
 def forward_laplacian(f: Function, x: Float[Tensor, "points d"]) -> Float[Tensor, "points"]:
-    """Σᵢ ∂ᵢ∂ᵢ f, exact: value, Jacobian and Laplacian of every layer forward, the Jacobian dense from the first layer on."""
+    """Σᵢ ∂ᵢ∂ᵢ f, exact: value, Jacobian and Laplacian of every layer forward, the Jacobian dense from the first layer
+    on."""
     units = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
     return jet(f, x, [units, None], collapse=True)[1][1]
 

@@ -2,9 +2,10 @@
 
 Any linear differential operator of order k is a contraction of the derivative tensor Dᵏf with a tensor of coefficients.
 Where the tangents v of a k-jet are random with E[v ⊗ … ⊗ v] equal to that tensor, the jet's read-out dᵏf(v, …, v) is an
-unbiased estimate (Shi, Hu, Lin, Kawaguchi, *Stochastic Taylor Derivative Estimator*, NeurIPS 2024, arXiv 2412.00088,
-section 4). *Sparse* tangents are scaled unit vectors: a random subset of the terms Σᵢ ∂ᵢᵏ f. *Dense* ones are isotropic:
-for order 2 Hutchinson's trace estimator. No dense distribution serves Σᵢ ∂ᵢ⁴ (their fourth moments mix the coordinates).
+unbiased estimate (Shi, Hu, Lin, Kawaguchi, *Stochastic Taylor Derivative Estimator*, NeurIPS 2024, arXiv 2412.00088).
+*Sparse* tangents are scaled unit vectors: a random subset of the terms Σᵢ ∂ᵢᵏ f. *Dense* ones are
+isotropic: for order 2 Hutchinson's trace estimator. No dense distribution serves Σᵢ ∂ᵢ⁴ (their fourth moments mix the
+coordinates).
 
 A function ``f`` maps (points, d) to (points,), each point by itself. All tangents of a draw serve all points.
 """
@@ -51,15 +52,22 @@ def sparse_stde(
 
 
 def high_order_diagonal(
-    f: Function, x: Float[Tensor, "points d"], order: int, batch: int, generator: torch.Generator, *, kind: str = "sparse"
+    f: Function,
+    x: Float[Tensor, "points d"],
+    order: int,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    kind: str = "sparse",
 ) -> Float[Tensor, "points"]:
-    """Σᵢ ∂ᵢᵏ f by :func:`sparse_stde`; the dense kind is refused above order 2, and for odd orders, where it does not exist."""
+    """Σᵢ ∂ᵢᵏ f by :func:`sparse_stde`; the dense kind is refused above order 2, and for odd orders, where it does not
+    exist."""
     if kind not in ("sparse", "dense"):
         raise ValueError(unknown("kind", kind, ["sparse", "dense"]))
     if kind == "dense" and order != 2:
         raise ValueError(
-            f"no dense distribution estimates the sum of derivatives of order {order} along the coordinates: its moments of "
-            "order 1 and 3 vanish, and those of order 4 and above mix coordinates. Use kind='sparse'"
+            f"no dense distribution estimates the sum of derivatives of order {order} along the coordinates: its "
+            "moments of odd order vanish, and those of order 4 and above mix coordinates. Use kind='sparse'"
         )
     return dense_stde(f, x, batch, generator) if kind == "dense" else sparse_stde(f, x, batch, generator, order=order)
 
@@ -104,8 +112,8 @@ def second_order_stde(
 ) -> Float[Tensor, "points"]:
     """C : D²f = Σᵢⱼ Cᵢⱼ ∂ᵢ∂ⱼ f for a symmetric C.
 
-    ``columns``: C = σ σᵀ, and (d / batch) Σ_{i in J} d²f(σ eᵢ, σ eᵢ). ``split``, for any symmetric C: C = C′ + λ I with λ the
-    lowest eigenvalue, C′ by columns and λ times the Laplacian along the same coordinates.
+    ``columns``: C = σ σᵀ, and (d / batch) Σ_{i in J} d²f(σ eᵢ, σ eᵢ). ``split``, for any symmetric C: C = C′ + λ I
+    with λ the lowest eigenvalue, C′ by columns and λ times the Laplacian along the same coordinates.
 
     Raises:
         ValueError: C is not symmetric, or not positive semidefinite for ``columns``.
@@ -118,7 +126,9 @@ def second_order_stde(
     values, vectors = torch.linalg.eigh(C)
     lowest = float(values[0]) if method == "split" else 0.0
     if float(values[0]) - lowest < -1e-6 * float(values.abs().max()):
-        raise ValueError(f"C has the negative eigenvalue {float(values[0]):.3g} and no real σ with C = σ σᵀ; use method='split'")
+        raise ValueError(
+            f"C has the negative eigenvalue {float(values[0]):.3g} and no real σ with C = σ σᵀ; use method='split'"
+        )
     sigma = vectors * (values - lowest).clamp(min=0).sqrt()
     drawn = coordinates(d, batch, generator).to(x.device)
     _, (_, total) = jet(f, x, [sigma.T[drawn].unsqueeze(1), None], collapse=True)
@@ -134,8 +144,8 @@ def second_order_stde(
 def sparse_variance(
     diagonal: Float[Tensor, "*points d"], batch: int, *, replace: bool = False
 ) -> Float[Tensor, "*points"]:
-    """Of :func:`sparse_stde`, from the terms ∂ᵢᵏ f: d²/batch · σ² with their population variance σ², times the correction
-    (d - batch)/(d - 1) of a draw without replacement."""
+    """Of :func:`sparse_stde`, from the terms ∂ᵢᵏ f: d²/batch · σ² with their population variance σ², times the
+    correction (d - batch)/(d - 1) of a draw without replacement."""
     d = diagonal.shape[-1]
     spread = diagonal.var(-1, correction=0) * d**2 / batch
     return spread if replace or d == 1 else spread * (d - batch) / (d - 1)

@@ -5,8 +5,8 @@ A differential operator is a plain function of a :class:`Local`:
 >>> def operator(u):                                   # anisotropic diffusion, drift, reaction
 ...     return u.sum((1 + u.x**2) * u.d(2) - u.x * u.d(1)) + u.value - u.value**3
 
-With all coordinates it is exact; with a random subset, as :class:`~.pinn.StochasticPinn` draws one each step, the sums are
-unbiased estimates, so that operators which are linear in their sums stay unbiased.
+With all coordinates it is exact; with a random subset, as :class:`~.pinn.StochasticPinn` draws one each step, the sums
+are unbiased estimates, so that operators which are linear in their sums stay unbiased.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Function = Callable[[Any], Any]
 
 
 class Local:
-    """``f`` at ``points`` (points, d), seen along some of the first ``dims`` coordinates (default: all d), or along probes.
+    """``f`` at ``points`` (points, d), seen along some of the first ``dims`` coordinates (default: all d), or along
+    probes.
 
     Jets run when they are asked for, and again only for a higher order than before.
     """
@@ -92,7 +93,7 @@ class Local:
         return self._laplacian
 
     def partial(self, *target: int) -> Float[Tensor, "points"]:
-        """One (mixed) partial derivative, not sampled: ``partial(-1)`` is the derivative in the last input, time say."""
+        """One (mixed) partial derivative, not sampled: ``partial(-1)`` differentiates in the last input, time say."""
         d = self.points.shape[-1]
         wanted = tuple(sorted(c % d for c in target))
         if len(set(wanted)) == 1:

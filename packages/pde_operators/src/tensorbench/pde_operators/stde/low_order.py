@@ -1,11 +1,11 @@
-"""Equations of high order in few dimensions, whose residuals need mixed partial derivatives (section 5.3 of Shi et al. 2024).
+"""Equations of high order in few dimensions, with mixed derivatives (appendix I.4.1 of Shi et al. 2024).
 
 2D KdV   u_ty + u_xxxy + 3 (u_xy u_x + u_y u_xx) - u_xx + 2 u_yy = 0
 2D KP    (u_t + 6 u u_x + u_xxx)_x + 3 u_yy = u_tx + 6 u_x² + 6 u u_xx + u_xxxx + 3 u_yy = 0
-1D gKdV  u_t + u u_x + 0.0025 u_xxx = 0, with the derivatives of its residual in x and in t (a gradient-enhanced network)
+1D gKdV  u_t + u u_x + 0.0025 u_xxx = 0, with the derivatives of its residual in x and in t (gradient-enhanced)
 
-The derivatives come from jets (:func:`~tensorbench.pde_operators.taylor.partials`) or from nested autograd; the polynomials are
-:mod:`~tensorbench.pde_operators.diffops`'s.
+The derivatives come from jets (:func:`~tensorbench.pde_operators.taylor.partials`) or from nested autograd; the
+polynomials are :mod:`~tensorbench.pde_operators.diffops`'s.
 """
 
 from __future__ import annotations

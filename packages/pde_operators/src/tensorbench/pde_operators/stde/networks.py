@@ -15,9 +15,9 @@ from tensorbench.pde_operators.taylor import squared_norm
 class TanhNet(nn.Module):
     """``depth`` linear layers of ``width`` units with tanh between; (points, d) -> (points,).
 
-    Weights and biases are uniform in ±1/√fan_in. With ``block`` the coordinates go through one shared layer first, which
-    maps each block of so many to one number (appendix G of the paper): d / block inputs instead of d, so that the first
-    layer has a ``block``-th of the weights. ``extra`` more inputs at the end, time say, bypass it.
+    Weights and biases are uniform in ±1/√fan_in. With ``block`` the coordinates go through one shared layer first,
+    which maps each block of so many to one number (appendix G of the paper): d / block inputs instead of d, so that
+    the first layer has a ``block``-th of the weights. ``extra`` more inputs at the end, time say, bypass it.
     """
 
     def __init__(

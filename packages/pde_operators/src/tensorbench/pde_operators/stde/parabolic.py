@@ -1,14 +1,14 @@
 """Semilinear parabolic equations backward in time, u_t + Δu + reaction(u) = 0 with u(T, x) = terminal(x), T = 0.3.
 
-Wanted is u(0, 0). The three problems of the paper (section 5.2; Beck, Becker, Cheridito, Jentzen, Neufeld 2021):
+Wanted is u(0, 0). The three problems of the paper (appendix I.2; its reference values come from multilevel Picard):
 
     semilinear heat   reaction (1 - u²)/(1 + u²)   terminal 5 / (10 + 2|x|²)
     Allen-Cahn        reaction u - u³              terminal arctan(max xᵢ)
     sine-Gordon       reaction sin u               terminal 5 / (10 + 2|x|²)
 
-References that use no network: :func:`multilevel_picard` for all of them (E, Hutzenthaler, Jentzen, Kruse 2021), from the
-Feynman-Kac formula u(t, x) = E[terminal(X_T) + ∫ reaction(u(s, X_s)) ds] with X = x + √2 W; and :func:`radial_reference`,
-which solves the equation in s = |x|² where the terminal value depends on |x| alone: u_t + 4 s u_ss + 2 d u_s + reaction = 0.
+References that use no network: :func:`multilevel_picard` for all of them (E, Hutzenthaler, Jentzen, Kruse 2021), from
+the Feynman-Kac formula u(t, x) = E[terminal(X_T) + ∫ reaction(u(s, X_s)) ds] with X = x + √2 W; and
+:func:`radial_reference`, finite differences in r = |x| where the terminal value depends on that alone.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def parabolic_loss(
     boundary: float = 20.0,
     gradient: float = 0.05,
 ) -> Float[Tensor, ""]:
-    """Residual inside, and at the horizon the squared error of the value (weight 20) and of its gradient (20 × 0.05)."""
+    """Residual inside, and at the horizon the squared error of the value (weight 20) and its gradient (20 × 0.05)."""
     inside, last = paths(points, d, problem.horizon, generator)
     scheme = StochasticPinn(problem.operator, batch=min(batch, d), unbiased=unbiased, dims=d)
     total = scheme.loss(f, inside, generator)
@@ -105,8 +105,11 @@ def feynman_kac(problem: Parabolic, d: int, samples: int, generator: torch.Gener
     return float(values.mean()), float(values.std() / samples**0.5)
 
 
-def multilevel_picard(problem: Parabolic, d: int, level: int, generator: torch.Generator, *, base: int | None = None) -> float:
-    """u(0, 0) by full-history recursive multilevel Picard iteration, ``base`` (default: ``level``) to the power of n samples.
+def multilevel_picard(
+    problem: Parabolic, d: int, level: int, generator: torch.Generator, *, base: int | None = None
+) -> float:
+    """u(0, 0) by full-history recursive multilevel Picard iteration, ``base`` (default: ``level``) to the power of n
+    samples.
 
     Unbiased but for the iteration's own error, which falls with ``level``; work grows like (3 base)^level · d.
     """
@@ -143,8 +146,8 @@ def multilevel_picard(problem: Parabolic, d: int, level: int, generator: torch.G
 def radial_reference(problem: Parabolic, d: int, *, cells: int = 800, steps: int = 600) -> float:
     """u(0, 0) where the solution depends on |x| alone, by finite differences in r = |x| and Crank-Nicolson steps.
 
-    u_t + u_rr + (d - 1)/r u_r + reaction(u) = 0 on r up to 4 standard deviations past where √2 W_T lies. Raises ValueError for
-    a terminal value that is not radial.
+    u_t + u_rr + (d - 1)/r u_r + reaction(u) = 0 on r up to 4 standard deviations past where √2 W_T lies. Raises
+    ValueError for a terminal value that is not radial.
     """
     from scipy.linalg import solve_banded
 

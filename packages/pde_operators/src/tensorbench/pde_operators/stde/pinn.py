@@ -1,8 +1,8 @@
-"""Physics-informed training with a stochastic operator: residual losses, biased and unbiased, and the gradient-enhanced one.
+"""Physics-informed training with a stochastic operator: biased, unbiased and gradient-enhanced losses.
 
-The residual r(x) = L̂u(x) - g(x) uses a fresh random subset of coordinates (or probes) each step. Its square is biased by
-the estimator's variance; the product of two residuals from independent draws is not (section 4.4 of Shi et al. 2024; the
-released code squares one draw by default).
+The residual r(x) = L̂u(x) - g(x) uses a fresh random subset of coordinates (or probes) each step. Its square is biased
+by the estimator's variance; the product of two residuals from independent draws is not. The paper's
+released code squares one draw by default; here the unbiased product is the default.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Equations in high dimension whose exact solution does not separate: Δu + reaction(u) = g on the unit ball, u = 0 outside.
+"""Equations in high dimension whose solution does not separate: Δu + reaction(u) = g on the unit ball, 0 on its rim.
 
 Two-body solution    u = (1 - |x|²) Σᵢ cᵢ sin(xᵢ + cos xᵢ₊₁ + xᵢ₊₁ cos xᵢ)
 Three-body solution  u = (1 - |x|²) Σᵢ cᵢ exp(xᵢ xᵢ₊₁ xᵢ₊₂),       c ~ N(0, 1)
 
-(Hu, Shukla, Karniadakis, Kawaguchi 2023; appendix I.1 of Shi et al. 2024). With u = (1 - |x|²) s the source needs s, x·∇s
+(Appendix I.1 of Shi et al. 2024, arXiv 2412.00088). With u = (1 - |x|²) s the source needs s, x·∇s
 and Δs, sums over i that cost O(d): Δu = (1 - |x|²) Δs - 4 x·∇s - 2 d s.
 """
 

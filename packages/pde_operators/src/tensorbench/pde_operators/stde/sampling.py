@@ -25,7 +25,9 @@ def coordinates(d: int, batch: int, generator: torch.Generator, *, replace: bool
     if replace:
         return torch.randint(d, (batch,), generator=generator)
     if batch > d:
-        raise ValueError(f"{batch} of {d} dimensions cannot be drawn without replacement; use batch <= {d} or replace=True")
+        raise ValueError(
+            f"{batch} of {d} dimensions cannot be drawn without replacement; use batch <= {d} or replace=True"
+        )
     while batch * batch < d:  # few of many: draws that happen to differ are uniform, and cost nothing that grows with d
         drawn = torch.randint(d, (batch,), generator=generator)
         if len(drawn.unique()) == batch:
