@@ -342,7 +342,7 @@ def test_isolating_jets_and_corrected_ones_equal_nested_derivatives(target):
 
 def test_plans_share_jets():
     x, y, t = 0, 1, 2
-    kdv = taylor.plan(((y, t), (x, x, x, y), (x, y), (x,), (y,), (x, x), (y, y)))
+    kdv = taylor.plan([(y, t), (x, x, x, y), (x, y), (x,), (y,), (x, x), (y, y)])
     assert len({reading.slots for reading in kdv.values()}) == 2  # two jets for seven derivatives
     assert all(set(term) <= {x, y, t} for reading in kdv.values() for term, _ in reading.corrections)
 

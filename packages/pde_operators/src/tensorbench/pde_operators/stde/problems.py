@@ -20,6 +20,7 @@ from torch import Tensor
 from tensorbench.core.errors import unknown
 from tensorbench.pde_operators.stde.local import Local
 
+CHUNK = 4_000_000
 Sums = tuple[Tensor, Tensor, Tensor]  # s, x·∇s, Δs
 
 REACTIONS: dict[str, Callable[[Any], Any]] = {
@@ -59,6 +60,10 @@ class Problem:
         return (1 - x.square().sum(-1)) * s
 
     def source(self, x: Float[Tensor, "points d"]) -> Float[Tensor, "points"]:
+        rows = max(1, CHUNK // self.d)  # the sums make a dozen arrays of x's size
+        return torch.cat([self._source(part) for part in x.split(rows)])
+
+    def _source(self, x: Tensor) -> Tensor:
         s, slope, laplacian = _two_body(x, self.c) if self.bodies == 2 else _three_body(x, self.c)
         inside = 1 - x.square().sum(-1)
         return inside * laplacian - 4 * slope - 2 * self.d * s + self.reaction(inside * s)

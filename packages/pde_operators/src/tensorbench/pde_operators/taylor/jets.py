@@ -201,7 +201,7 @@ def partials(
     outside = [c for target in wanted for c in target if not 0 <= c < x.shape[-1]]
     if outside:
         raise ValueError(f"coordinate {outside[0]} is not one of 0 … {x.shape[-1] - 1}")
-    readings = plan(tuple(sorted({target for target in wanted if target})))
+    readings = plan([target for target in wanted if target])
     orders: dict[tuple[tuple[int, int], ...], int] = {}
     for reading in readings.values():
         orders[reading.slots] = max(orders.get(reading.slots, 0), reading.order)

@@ -146,17 +146,21 @@ def cost(slots: Sequence[int], order: int) -> float:
     return len(reached) + 0.1 * products
 
 
-@lru_cache(maxsize=256)
-def plan(targets: tuple[MultiIndex, ...], largest: int = 16) -> dict[MultiIndex, ReadOut]:
+def plan(targets: Sequence[Sequence[int]], largest: int = 16) -> dict[MultiIndex, ReadOut]:
     """Read-outs for several partial derivatives, and for what has to be subtracted from them, from jets that cost
     little.
 
     Greedy: derivatives of high order choose first; each takes the jet that adds least, one that is there already for
     nothing.
     """
+    return dict(_plan(tuple(sorted({tuple(sorted(target)) for target in targets})), largest))
+
+
+@lru_cache(maxsize=256)
+def _plan(targets: tuple[MultiIndex, ...], largest: int) -> dict[MultiIndex, ReadOut]:
     found: dict[MultiIndex, ReadOut] = {}
     orders: dict[tuple[tuple[int, int], ...], int] = {}
-    waiting = sorted({tuple(sorted(target)) for target in targets}, key=lambda t: (-len(t), -len(set(t)), t))
+    waiting = sorted(targets, key=lambda t: (-len(t), -len(set(t)), t))
     while waiting:
         target = waiting.pop(0)
         if target in found:

@@ -151,10 +151,18 @@ class _Fused(torch.autograd.Function):
             h = ctx.rule(x)[1]
         out: list[Tensor | None] = []
         for i, c in enumerate(x):
-            total = None
-            if c is not None and ctx.needs_input_grad[1 + i]:
-                total = _dot((1.0, gradients[k], h[k - i]) for k in range(i, ctx.length))
-            out.append(None if total is None or c is None else total.sum_to_size(c.shape))
+            if c is None or not ctx.needs_input_grad[1 + i]:
+                out.append(None)
+                continue
+            terms: dict[torch.Size, list[tuple[float, Tensor | None, Tensor | None]]] = {}
+            for k in range(i, ctx.length):  # the primal, say, has no tangents: what is summed must be of one shape
+                if (g := gradients[k]) is not None and h[k - i] is not None:
+                    terms.setdefault(g.shape, []).append((1.0, g, h[k - i]))
+            total: Tensor | None = None
+            for group in terms.values():
+                part = _dot(group)
+                total = plus(total, None if part is None else part.sum_to_size(c.shape))
+            out.append(total)
         return None, *out
 
 
