@@ -39,7 +39,7 @@ def _gathered(x: TaylorTensor, weight: Tensor, primal: Tensor) -> TaylorTensor |
     if support is None:
         return None
     index, length, out = support.index, x.shape[-1], weight.shape[0]
-    columns = weight.index_select(1, (index % length).reshape(-1)).t().reshape(*index.shape, out)
+    columns = weight.index_select(1, (index % length).reshape(-1)).t().contiguous().reshape(*index.shape, out)
     if support.axes == 1:
         one = index.shape[-1] == 1
         weighted = [None if c is None else c.unsqueeze(-1) * columns for c in x.coefficients]
