@@ -164,12 +164,14 @@ def test_all_samplings_agree_with_the_full_operator_when_everything_is_drawn(cas
     assert torch.allclose(full, sparse)
     known = stde.StochasticPinn(problem.operator, solution=problem.solution, batch=6).loss(f, x, generator)
     assert torch.allclose(full, known)
+    assert full.requires_grad
+    assert known.requires_grad
     solved = stde.StochasticPinn(problem.operator, solution=problem.solution, batch=2)
     assert (
         float(solved.loss(problem.solution, x, generator)) == 0
     )  # the same draw acts on both: no noise at the solution
     dense = stde.StochasticPinn(problem.operator, problem.source, sampling="dense", batch=2, unbiased=False)
-    assert float(dense.loss(f, x, generator)) > 0
+    assert float(dense.loss(f, x, generator).detach()) > 0
 
 
 def test_the_gradient_enhanced_term_is_the_squared_slope_of_the_residual(generator):

@@ -8,6 +8,7 @@ value.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 import torch
@@ -20,6 +21,8 @@ from tensorbench.pde_operators.stde import TanhNet
 from tensorbench.pde_operators.stde.low_order import EQUATIONS, loss, residuals
 
 METHODS = {"jets": loss}
+WAYS = {"jets": "jets", "nested": "nested autograd"}
+NAMES = {"kdv2d": "2D KdV", "kp2d": "2D KP", "gkdv1d": "1D gKdV"}
 
 
 def run(run: Run) -> None:
@@ -40,7 +43,7 @@ def run(run: Run) -> None:
             net.zero_grad()
             loss(name, net, x, method).backward()
 
-        seconds = compare({m: (lambda m=m: step(m)) for m in total}, repeats=options["repeats"], min_seconds=0)
+        seconds = compare({m: partial(step, m) for m in total}, repeats=options["repeats"], min_seconds=0)
         run.log(**{f"{name}_jets": seconds["jets"], f"{name}_nested": seconds["nested"], f"{name}_difference": gap,
                    f"{name}_speedup": seconds.speedup("jets", "nested").value})  # fmt: skip
         if name in ("kdv2d", "kp2d"):
@@ -55,12 +58,12 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(ax)
     else:
         rows = [
-            {"method": kind, "dataset": name, "seed": seed, "value": value}
+            {"way": WAYS[kind], "equation": NAMES[name], "seed": seed, "value": value}
             for name in EQUATIONS
             for kind in ("jets", "nested")
             for seed, value in zip(records["seed"], 1000 * records[f"{name}_{kind}"], strict=True)
         ]
-        plotting.bars(ax, pd.DataFrame(rows), "value")
+        plotting.bars(ax, pd.DataFrame(rows), "value", group="equation", by="way")
         ax.set(ylabel="time of a step (ms)", xlabel="")
         plotting.legend(fig)
     yield "time", fig

@@ -24,8 +24,16 @@ from tensorbench.core.timing import compare, growth, measure
 from tensorbench.pde_operators.stde import Local, OnBall, TanhNet, baselines, coordinates, probes
 
 METHODS = {"jet": Local}
-RIVALS = ("jet", "sdgd_loop", "sdgd_vmapped", "hvp_vmapped", "forward_laplacian", "full_hessian", "jax_jet", "folx")
-EXACT = ("forward_laplacian", "full_hessian", "folx")
+NAMES = {
+    "jet": "jet (STDE)",
+    "sdgd_loop": "SDGD loop",
+    "sdgd_vmapped": "SDGD, vmapped",
+    "hvp_vmapped": "HVP, vmapped",
+    "forward_laplacian": "forward Laplacian",
+    "full_hessian": "full Hessian",
+    "jax_jet": "JAX jet",
+    "folx": "folx (JAX)",
+}
 SLOW = {"full_hessian": 300, "folx": 1000}  # dimensions past which one call takes too long to repeat
 
 
@@ -63,7 +71,7 @@ def work(name: str, f: OnBall, x: torch.Tensor, index: torch.Tensor, v: torch.Te
             return value.detach()
 
         return call
-    weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in f.net.layers]
+    weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in _layers(f)]
     compiled = baselines.jax_laplacian(baselines.jax_mlp(), "jet" if name == "jax_jet" else "folx")
     arguments = (weights, x.numpy(), index.numpy())
 
@@ -75,11 +83,15 @@ def work(name: str, f: OnBall, x: torch.Tensor, index: torch.Tensor, v: torch.Te
     return call_jax
 
 
+def _layers(f: OnBall) -> Any:
+    return f.net.layers
+
+
 def run(run: Run) -> None:
     """Every dimension, every rival that fits."""
     options = dict(run.method.params)
     batch, width, repeats, limit = options["batch"], options["width"], options["repeats"], options["memory_gib"]
-    rivals = [name for name in RIVALS if name not in options.get("without", [])]
+    rivals = [name for name in NAMES if name not in options.get("without", [])]
     seconds: dict[str, dict[int, float]] = {name: {} for name in rivals}
     agree, speedups = 0.0, {}
     for d in run.progress(options["dimensions"], desc="dimension"):
@@ -132,15 +144,15 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, axes = plotting.figure(columns=2, cols=2, height=8)
     for ax, kind, text in zip(axes, ("seconds", "mib"), ("time of a step (s)", "peak memory (MiB)"), strict=True):
         found = [
-            history.assign(method=name)
-            for name in RIVALS
+            history.assign(rival=NAMES[name])
+            for name in NAMES
             if len(records) and not (history := rec.history(records, f"{name}_{kind}")).empty
         ]
         plotting.log_axis(ax, "xy")
         if not found:
             plotting.empty(ax)
             continue
-        plotting.series(ax, pd.concat(found), "step", "value")
+        plotting.series(ax, pd.concat(found), "step", "value", by="rival")
         ax.set(xlabel="dimension d", ylabel=text)
     plotting.legend(fig)
     yield "cost", fig

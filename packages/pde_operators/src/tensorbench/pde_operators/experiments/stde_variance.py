@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.pde_operators.stde import OnBall, TanhNet, dense_stde, dense_variance, sparse_stde, sparse_variance
 
-METHODS = {"sparse": sparse_stde, "dense": dense_stde}
+METHODS: dict[str, Any] = {"sparse": sparse_stde, "dense": dense_stde}
 
 
 @torch.no_grad()
@@ -31,8 +32,9 @@ def run(run: Run) -> None:
     batches, draws = options.pop("batches"), options.pop("draws")
     x = run.dataset.load(run.seed).double()
     d, generator = x.shape[1], run.generator
-    f = OnBall(TanhNet(d, width=32, generator=generator, dtype=torch.float64))
-    for layer in f.net.layers[1:]:
+    net = TanhNet(d, width=32, generator=generator, dtype=torch.float64)
+    f = OnBall(net)
+    for layer in net.layers[1:]:
         layer.weight.mul_(3)  # bends enough for the diagonal of the Hessian to vary
     H = torch.func.vmap(torch.func.hessian(lambda z: f(z[None])[0]))(x)
     diagonal = H.diagonal(dim1=-2, dim2=-1)
@@ -77,10 +79,12 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         theory = rec.history(records, "theory")
         plotting.log_axis(ax, "x", ticks=sorted(measured["step"].unique()))
         plotting.log_axis(ax, "y")
-        for name, group in theory.groupby("method", sort=False):
+        for name in theory["method"].unique():
+            group = theory[theory["method"] == name]
             line = group.groupby("step")["value"].mean()
             ax.plot(line.index, line, color=plotting.style(name)["color"], linewidth=0.9)
-        for name, group in measured.groupby("method", sort=False):
+        for name in measured["method"].unique():
+            group = measured[measured["method"] == name]
             points = group.groupby("step")["value"].mean()
             look = plotting.style(name)
             ax.plot(points.index, points, linestyle="", marker=look.get("marker", "o"), color=look["color"],

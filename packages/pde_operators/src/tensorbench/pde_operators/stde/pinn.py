@@ -77,8 +77,8 @@ class StochasticPinn:
         value = self.operator(local)
         if self.solution is not None:
             with torch.no_grad():
-                known = Local(self.solution, x, local.index, dims=local.dims, probes=local.probes)
-                return value - self.operator(known)
+                known = self.operator(Local(self.solution, x, local.index, dims=local.dims, probes=local.probes))
+            return value - known
         return value if self.source is None else value - self.source(x)
 
     def loss(
