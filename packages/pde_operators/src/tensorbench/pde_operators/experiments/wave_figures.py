@@ -121,6 +121,6 @@ def gaps(records: pd.DataFrame) -> Figure:
         plotting.log_axis(ax, "x", ticks=sorted(history["step"].unique()))
         if metric == "test_error_at":
             plotting.log_axis(ax, "y")
-        plotting.series(ax, history, "step", "value")
+        plotting.series(ax, history, "step", "value", reducer="median")
     plotting.legend(fig)
     return fig
