@@ -19,15 +19,12 @@ from tensorbench.pde_operators.baselines.pod import PODRidge
 from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.fno import FNO
 from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
-from tensorbench.pde_operators.oneway_conv import OneWayConv1d, OneWayConv2d
 from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 from tensorbench.pde_operators.datasets.operators import OperatorData
 from tensorbench.pde_operators.grids import resample
-
-ONE_WAY = {1: OneWayConv1d, 2: OneWayConv2d}
 
 
 class OnTrainingGrid(nn.Module):
@@ -108,7 +105,11 @@ def uno(data: OperatorData, seed: int, *, n_modes: int = 8, hidden: int = 16) ->
 
 def unet(data: OperatorData, seed: int, *, width: int = 12, depth: int = 2, rank: int | None = None) -> nn.Module:
     """Dense, or with a ``rank`` of one-way convolutions of that rank."""
-    conv = None if rank is None else partial(ONE_WAY[data.dims], rank=rank)
+    conv = None
+    if rank is not None:
+        from tensorbench.pde_operators.oneway_conv import OneWayConv1d, OneWayConv2d
+
+        conv = partial({1: OneWayConv1d, 2: OneWayConv2d}[data.dims], rank=rank)
     return UNet(
         *_channels(data), width, depth, conv=conv, dims=data.dims,
         padding_mode="circular" if data.periodic else "zeros", generator=torch.Generator().manual_seed(seed),
