@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensorbench.pde_operators.baselines.deeponet import DeepONet, grid_coordinates
-from tensorbench.pde_operators.baselines.pod import PODRidge
-from tensorbench.pde_operators.baselines.unet import UNet
-from tensorbench.pde_operators.fno import FNO
-from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
-from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
+from tensorbench.pde_operators.baselines.deeponet import DeepONet, grid_coordinates
+from tensorbench.pde_operators.baselines.pod import PODRidge
+from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.datasets.operators import OperatorData
+from tensorbench.pde_operators.fno import FNO
 from tensorbench.pde_operators.grids import resample
+from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
+from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 
 
 class OnTrainingGrid(nn.Module):
