@@ -99,7 +99,7 @@ def uno(data: OperatorData, seed: int, *, n_modes: int = 8, hidden: int = 16) ->
     return UNO(
         cin, cout, hidden_channels=hidden, lifting_channels=2 * hidden, projection_channels=2 * hidden, n_layers=4,
         uno_out_channels=[hidden] * 4, uno_n_modes=[[n_modes // s] * data.dims for s in (1, 2, 2, 1)],
-        uno_scalings=[ones, [0.5] * data.dims, ones, [2.0] * data.dims],
+        uno_scalings=[ones, [0.5] * data.dims, ones, [2.0] * data.dims], channel_mlp_skip="linear",
     )  # fmt: skip
 
 
