@@ -107,21 +107,20 @@ def _of(table: dict[str, Any], dataset: str) -> Any:
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Errors against points a direction and against time steps."""
     fig, (left, right) = plotting.figure(columns=2, cols=2, height=7.2)
-    for ax, metric, label in (
-        (left, "space_error", "points in each direction"),
-        (right, "time_error", "time steps"),
+    for ax, metric, label, slope, through in (
+        (left, "space_error", "points in each direction", -2, (16, 1e-2)),
+        (right, "time_error", "time steps", -4, (20, 2e-6)),
     ):
-        plotting.log_axis(ax, "xy")
+        points = history(records, metric)
+        plotting.log_axis(ax, "y")
         ax.set_xlabel(label)
         ax.set_ylabel("relative error in L²")
-        points = history(records, metric)
-        if len(points):
-            _lines(ax, points)
-        else:
+        if not len(points):
             plotting.empty(ax)
-    for ax, slope, through in ((left, -2, (32, 4e-3)), (right, -4, (20, 2e-3))):
+            continue
+        plotting.log_axis(ax, "x", ticks=sorted(points["step"].unique()))
+        _lines(ax, points)
         plotting.guide(ax, slope, through=through)
-        ax.set_ylim(bottom=1e-13)
     plotting.legend(fig)
     yield "orders", fig
 
