@@ -40,7 +40,9 @@ def weights(records: pd.DataFrame) -> Figure:
             }
             middle = np.exp(np.log(group["test_l2"]).mean())
             low, high = group["test_l2"].min(), group["test_l2"].max()
-            ax.errorbar(group["weights"].iloc[0], middle, yerr=[[middle - low], [high - middle]], **look)
+            ax.errorbar(
+                group["weights"].iloc[0], middle, yerr=[[max(0.0, middle - low)], [max(0.0, high - middle)]], **look
+            )
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     plotting.legend(fig)
