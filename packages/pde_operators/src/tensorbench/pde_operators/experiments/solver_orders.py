@@ -40,7 +40,7 @@ def solve_own(problem: Manufactured, n: int, dt: float) -> tuple[np.ndarray, np.
     if problem.equation == "burgers":
         return burgers.solve(initial, problem.time, viscosity=problem.coefficient, **common), exact
     if problem.equation == "heat":
-        options = {"diffusivity": problem.coefficient, "reaction": lambda u: u - u**3, "source": driven}
+        options: dict[str, Any] = {"diffusivity": problem.coefficient, "reaction": lambda u: u - u**3, "source": driven}
         return heat.solve(initial, problem.time, bc=problem.bc, **options, **common), exact
     return (
         navier_stokes2d.solve(initial, problem.time, viscosity=problem.coefficient, forcing=driven, **common),
@@ -54,7 +54,7 @@ def solve_py_pde(problem: Manufactured, n: int, dt: float) -> tuple[np.ndarray, 
 
     if problem.equation != "burgers":
         raise ValueError(f"py_pde takes part in burgers alone here, not in {problem.equation}")
-    cells = pde.CartesianGrid([[0, problem.length]], n, periodic=True)
+    cells = pde.CartesianGrid([(0.0, problem.length)], n, periodic=True)
     x = cells.axes_coords[0]
 
     class Burgers(pde.PDEBase):
@@ -64,7 +64,8 @@ def solve_py_pde(problem: Manufactured, n: int, dt: float) -> tuple[np.ndarray, 
             return pde.ScalarField(state.grid, problem.coefficient * curvature - state.data * slope)
 
     state = pde.ScalarField(cells, problem.exact(0.0, x))
-    found = Burgers().solve(state, problem.time, dt=dt, backend="numpy", tracker=None, solver="runge-kutta")
+    equation: Any = Burgers()
+    found = equation.solve(state, problem.time, dt=dt, backend="numpy", tracker=None, solver="runge-kutta")
     return found.data, problem.exact(problem.time, x)
 
 
@@ -130,12 +131,12 @@ def _lines(ax: Any, points: pd.DataFrame) -> None:
     looks = plotting.styles(ORDER)
     for name in sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
         for method, part in points[points["dataset"] == name].groupby("method"):
-            part = part.groupby("step", as_index=False)["value"].mean()
+            middle = part.groupby("step")["value"].mean()
             look = dict(looks[name])
             if method != "own":
                 look |= {"linestyle": ":", "fillstyle": "none"}
                 look["label"] = f"{look['label']}, {plotting.label(str(method))}"
-            ax.plot(part["step"], part["value"], **look)
+            ax.plot(middle.index, middle, **look)
 
 
 ORDER = [
