@@ -116,7 +116,7 @@ def run(run: Run) -> None:
     batch, width, repeats, limit = options["batch"], options["width"], options["repeats"], options["memory_gib"]
     rivals = [name for name in NAMES if name not in COMPILED or (options["compiled"] and _jax_on_one_thread())]
     seconds: dict[str, dict[int, float]] = {name: {} for name in rivals}
-    agree, speedups = 0.0, {}
+    agree, speedups = 0.0, dict[tuple[str, int], float]()
     for d in run.progress(options["dimensions"], desc="dimension"):
         x = run.dataset.load(run.seed, d=d)
         points, generator = len(x), run.generator
