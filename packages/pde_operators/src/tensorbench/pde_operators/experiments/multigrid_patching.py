@@ -8,7 +8,7 @@ one forward pass of a patch keeps for the backward pass, and the peak of residen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -115,7 +115,7 @@ def workers(
     )
 
 
-METHODS = {"operator": operator, "workers": workers}
+METHODS: dict[str, Callable[..., None]] = {"operator": operator, "workers": workers}
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -201,5 +201,6 @@ def _fields(records: pd.DataFrame) -> Figure:
             middle = (len(values) - 1) / 2
             ax.axhline(middle, color="#444444", linewidth=0.7)
             ax.axvline(middle, color="#444444", linewidth=0.7)
+    assert image is not None
     fig.colorbar(image, ax=axes, label="vorticity", shrink=0.85)
     return fig

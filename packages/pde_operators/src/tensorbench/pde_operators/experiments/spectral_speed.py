@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pandas as pd
 import torch
@@ -45,7 +46,7 @@ def peer(run: Run, *, modes: int, hidden: int, layers: int, rank: float, repeats
     x, wide = _inputs(run, hidden)
     grid = (modes, modes)
     for name, form in (("dense", None), ("tucker", "tucker")):
-        options = {"factorization": form, "rank": rank}
+        options: dict[str, Any] = {"factorization": form, "rank": rank}
         ours = FNO(1, 1, grid, hidden, layers, generator=run.generator, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,7 +96,7 @@ def forms(run: Run, *, modes: int, hidden: int, layers: int, rank: float, ranks:
     run.log(memory_falls_with_rank=falls, dense_held_mib=_held_mib(network(None, 1.0), x))
 
 
-METHODS = {"peer": peer, "forms": forms}
+METHODS: dict[str, Callable[..., None]] = {"peer": peer, "forms": forms}
 
 
 def _inputs(run: Run, hidden: int) -> tuple[Tensor, Tensor]:

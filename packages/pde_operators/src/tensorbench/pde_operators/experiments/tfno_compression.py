@@ -67,9 +67,9 @@ def _trained(
     modes, hidden, layers, steps, batch, rate = (
         options[name] for name in ("modes", "hidden", "layers", "steps", "batch", "learning_rate")
     )
-    channels = [part.shape[1] for part in fields.train]
     network = FNO(
-        *channels,
+        fields.train[0].shape[1],
+        fields.train[1].shape[1],
         (modes, modes),
         hidden,
         layers,
