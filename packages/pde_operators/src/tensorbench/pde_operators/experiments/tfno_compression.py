@@ -148,14 +148,20 @@ def _compression(records: pd.DataFrame) -> Figure:
 
 
 def _samples(records: pd.DataFrame) -> Figure:
-    fig, ax = plotting.figure(columns=1, height=7)
     history = _history(records, "samples_l2")
-    if history.empty:
-        plotting.empty(ax)
-        return fig
-    plotting.log_axis(ax, "x", ticks=sorted(history["step"].unique()))
-    plotting.log_axis(ax, "y")
-    plotting.series(ax, history, "step", "value")
-    ax.set(xlabel="training samples", ylabel="relative L² error")
+    datasets = list(dict.fromkeys(history["dataset"])) if len(history) else []
+    count = len(datasets) or 1
+    fig, axes = plotting.figure(columns=2 if count > 1 else 1, cols=count, height=7, sharey=True, squeeze=False)
+    if not datasets:
+        plotting.empty(axes[0, 0])
+    for ax, dataset in zip(axes[0], datasets, strict=False):
+        shown = history[history["dataset"] == dataset]
+        plotting.log_axis(ax, "x", ticks=sorted(shown["step"].unique()))
+        plotting.log_axis(ax, "y")
+        ax.set(xlabel="training samples", ylabel=" " if ax is not axes[0, 0] else "relative L² error")
+        ax.set_title(plotting.label(dataset))
+        # The two methods bear other names on the second dataset but are the same.
+        same = shown.assign(method=shown["method"].str.removeprefix("own_"))
+        plotting.series(ax, same, "step", "value")
     plotting.legend(fig)
     return fig
