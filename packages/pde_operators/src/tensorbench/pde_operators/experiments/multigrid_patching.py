@@ -176,7 +176,7 @@ def _fields(records: pd.DataFrame) -> Figure:
     """Predictions and errors of one test field, all on one scale; patch borders in grey."""
     kept = rec.artifacts(records, "fields.npz") if len(records) else pd.DataFrame(columns=["method", "path"])
     names = [m for m in ("whole_fno", "multigrid_fno", "halo_fno", "blind_fno") if (kept["method"] == m).any()]
-    fig, axes = plotting.figure(columns=2, rows=2, cols=len(names) + 1, height=8.2, squeeze=False)
+    fig, axes = plotting.figure(columns=2, rows=2, cols=len(names) + 1, height=6.9, squeeze=False)
     if not names:
         for ax in axes.flat:
             plotting.empty(ax)
@@ -184,12 +184,12 @@ def _fields(records: pd.DataFrame) -> Figure:
     arrays = {name: dict(np.load(kept.loc[kept["method"] == name, "path"].iloc[0])) for name in names}
     target = arrays[names[0]]["target"]
     limit = float(np.abs(target).max())
-    panels = [("vorticity", target, False)] + [
-        (plotting.label(n), arrays[n]["prediction"], n != "whole_fno") for n in names
-    ]
+    patched = {n: n != "whole_fno" for n in names}
+    panels = [("vorticity", target, False)]
+    panels += [(plotting.label(n).removesuffix(", FNO"), arrays[n]["prediction"], patched[n]) for n in names]
     forcing = arrays[names[0]]["input"]
     lower = [("forcing (scaled)", forcing * limit / np.abs(forcing).max(), False)] + [
-        ("error", arrays[n]["prediction"] - target, n != "whole_fno") for n in names
+        ("error", arrays[n]["prediction"] - target, patched[n]) for n in names
     ]
     image = None
     for ax, (title, values, bordered) in zip(axes.flat, panels + lower, strict=True):
