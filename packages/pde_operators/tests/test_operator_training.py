@@ -12,7 +12,7 @@ from tensorbench.pde_operators.patching import MultigridPatching2D
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_parameters():
-    x = torch.randn(10, 4)
+    x = torch.randn(10, 4, requires_grad=True)
     weight = torch.nn.Parameter(torch.randn(4, 3))
     assert saved_bytes(lambda: x @ weight, [weight]) == x.numel() * 4
     assert saved_bytes(lambda: x @ weight) == (x.numel() + weight.numel()) * 4
