@@ -192,6 +192,7 @@ def _invariance_figure(records: pd.DataFrame) -> Figure:
             continue
         drawn = True
         kind, precision = name.split("_")
+        history = history[history["value"] > 0]  # changes of signs alone are exact
         levels = history.groupby("step")["value"].agg(["median", "min", "max"])
         ax.plot(levels.index, levels["median"], **look | {"label": f"{curves[kind]}, {precision}"})
         ax.fill_between(levels.index, levels["min"], levels["max"], color=look["color"], alpha=0.18, linewidth=0)
