@@ -53,6 +53,7 @@ def run(run: Run) -> None:
     options = dict(run.method.params)
     conditions, points, angle = options.pop("conditions"), options.pop("points"), options.pop("angle")
     lr, steps, directions = options.pop("lr"), options.pop("steps"), options.pop("directions")
+    forms = options.pop("forms")
     data = prepare(run.dataset.load(run.seed))
 
     def trained(seed: int) -> PDEResNet:
@@ -68,7 +69,7 @@ def run(run: Run) -> None:
     _invariance(run, model, data, allowed, conditions, generator)
     _path(run, model, data, points, angle, generator)
     _flatness(run, model, data, allowed, directions, generator)
-    if all(allowed):
+    if forms:
         _normal_forms(run, model, trained(run.seed + OTHER_SEED), data, allowed, generator)
 
 

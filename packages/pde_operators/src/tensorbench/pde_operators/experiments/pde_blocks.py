@@ -152,5 +152,5 @@ def _orders(records: pd.DataFrame) -> Figure:
     first = history.sort_values("step").iloc[0]
     plotting.guide(ax, -2, through=(float(first["step"]), float(first["value"])))
     ax.set(xlabel="points along a side", ylabel="largest error at the end")
-    plotting.legend(ax)
+    plotting.legend(fig)
     return fig
