@@ -11,7 +11,7 @@ step of Burgers' equation is the one in conservation form, u - ½ Δt D_x(u²).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -86,45 +86,33 @@ def euler_step(
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
+_U, _ONE = (1.0, 0.0), (0.0, 1.0)  # weight and bias of a factor: u, and the constant 1
+_Term = tuple[tuple[float, float], tuple[float, float], Tensor]
+
+
 @torch.no_grad()
-def _block(
-    first: Float[Tensor, "2"], second: Float[Tensor, "2"], kernel: Float[Tensor, "3 3"], padding: Padding
-) -> PDEBlock:
-    """One channel: u + kernel * ((f₀ u + f₁)(s₀ u + s₁)), in float64 and fused."""
-    block = PDEBlock(1, k=1, radius=None, padding=padding).double().eval()
+def _block(terms: Sequence[_Term], padding: Padding) -> PDEBlock:
+    """One channel: u + Σ kernel * (first · second) over the terms, in float64 and fused."""
+    block = PDEBlock(1, k=len(terms), radius=None, padding=padding).double().eval()
     block = fuse(block)  # type: ignore[assignment]
     for part in (block.conv1, block.conv2, block.conv3):
         nn.init.zeros_(part.conv.weight)
-        assert part.conv.bias is not None
-        nn.init.zeros_(part.conv.bias)
-    for row, (weight, bias) in enumerate((first, second)):
-        block.conv1.conv.weight[row, 0, 0, 0] = weight
-        block.conv1.conv.bias[row] = bias  # type: ignore[index]
-    block.conv2.conv.weight[0, 0] = kernel
-    block.conv3.conv.weight[0, 0, 0, 0] = 1.0
+        nn.init.zeros_(part.conv.bias)  # type: ignore[arg-type]
+    for row, (first, second, kernel) in enumerate(terms):
+        for half, (weight, bias) in enumerate((first, second)):
+            block.conv1.conv.weight[half * len(terms) + row] = weight
+            block.conv1.conv.bias[half * len(terms) + row] = bias  # type: ignore[index]
+        block.conv2.conv.weight[row, 0] = kernel
+        block.conv3.conv.weight[0, row] = 1.0
     return block
 
 
 def burgers_block(dt: float, spacing: float = 1.0, viscosity: float = 0.0, padding: Padding = "circular") -> PDEBlock:
-    """A block with weights that make it a step of u_t + u u_x = ν u_xx: u - ½ Δt D_x(u²) + ν Δt D_xx u.
-
-    The viscous term needs a second product, u · 1, and comes in only where ν > 0 (k = 2 then).
-    """
-    if viscosity == 0:
-        u, kernel = torch.tensor([1.0, 0.0]), -0.5 * dt * stencil("dx", spacing)
-        return _block(u, u, kernel, padding)
-    block = PDEBlock(1, k=2, radius=None, padding=padding).double().eval()
-    block = fuse(block)  # type: ignore[assignment]
-    with torch.no_grad():
-        for part in (block.conv1, block.conv2, block.conv3):
-            nn.init.zeros_(part.conv.weight)
-            nn.init.zeros_(part.conv.bias)  # type: ignore[arg-type]
-        block.conv1.conv.weight[:3, 0, 0, 0] = 1.0  # halves (u, u) and (u, 1)
-        block.conv1.conv.bias[3] = 1.0  # type: ignore[index]
-        block.conv2.conv.weight[0, 0] = -0.5 * dt * stencil("dx", spacing)
-        block.conv2.conv.weight[1, 0] = viscosity * dt * stencil("dxx", spacing)
-        block.conv3.conv.weight[0, :2] = 1.0
-    return block
+    """A block with weights that make it a step of u_t + u u_x = ν u_xx: u - ½ Δt D_x(u²) + ν Δt D_xx u."""
+    terms: list[_Term] = [(_U, _U, -0.5 * dt * stencil("dx", spacing))]
+    if viscosity:
+        terms.append((_U, _ONE, viscosity * dt * stencil("dxx", spacing)))
+    return _block(terms, padding)
 
 
 def linear_block(
@@ -132,7 +120,7 @@ def linear_block(
 ) -> PDEBlock:
     """A block that is a step of u_t = Σ c D u: the second factor of the product is 1."""
     kernel = sum((c * dt * stencil(name, spacing) for name, c in coefficients.items()), torch.zeros(3, 3).double())
-    return _block(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), kernel, padding)
+    return _block([(_U, _ONE, kernel)], padding)
 
 
 def advection_block(
