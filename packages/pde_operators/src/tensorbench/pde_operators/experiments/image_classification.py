@@ -74,7 +74,7 @@ def _weights(records: pd.DataFrame) -> Figure:
         if part.empty:
             plotting.empty(ax)
             continue
-        plotting.log_axis(ax, "xy")
+        plotting.log_axis(ax, "x", ticks=(10_000, 20_000, 40_000, 80_000))
         for name in [name for name in COMPARED if (part["method"] == name).any()]:
             runs = part[part["method"] == name]
             error = 100 * (1 - runs["test_accuracy"].to_numpy(dtype=float))
@@ -82,11 +82,11 @@ def _weights(records: pd.DataFrame) -> Figure:
             centre = float(error.mean())
             look = plotting.style(name)
             ax.errorbar(
-                float(runs["weights"].iloc[0]), max(centre, 0.05),
-                yerr=[[min(half, 0.9 * centre)], [half]], color=look["color"], marker=look["marker"],
+                float(runs["weights"].iloc[0]), centre, yerr=[[min(half, centre)], [half]], color=look["color"], marker=look["marker"],
                 label=look["label"], linestyle="none", elinewidth=1, capsize=2, markersize=5,
             )  # fmt: skip
-        ax.set(title=plotting.label(str(dataset)), xlabel="weights", ylabel="test error (%)")
+        ax.set(title=plotting.label(str(dataset)), xlabel="weights", ylabel="test error (%)", xlim=(9_000, 100_000))
+        ax.set_ylim(bottom=0)
     plotting.legend(fig)
     return fig
 
