@@ -82,7 +82,8 @@ def _weights(records: pd.DataFrame) -> Figure:
             centre = float(error.mean())
             look = plotting.style(name)
             ax.errorbar(
-                float(runs["weights"].iloc[0]), centre, yerr=[[min(half, centre)], [half]], color=look["color"], marker=look["marker"],
+                float(runs["weights"].iloc[0]), centre, yerr=[[min(half, centre)], [half]],
+                color=look["color"], marker=look["marker"],
                 label=look["label"], linestyle="none", elinewidth=1, capsize=2, markersize=5,
             )  # fmt: skip
         ax.set(title=plotting.label(str(dataset)), xlabel="weights", ylabel="test error (%)", xlim=(9_000, 100_000))
