@@ -9,6 +9,8 @@ partial derivatives of three equations, and derivatives along a line by order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -33,21 +35,26 @@ def step(f: torch.nn.Module, value: Callable[[], torch.Tensor]) -> Callable[[], 
 def laplacians() -> None:
     generator = torch.Generator().manual_seed(0)
     for d in (100, 1000, 10_000):
-        f = stde.OnBall(stde.TanhNet(d, generator=generator))
+        net = stde.TanhNet(d, generator=generator)
+        f = stde.OnBall(net)
         x, index = stde.ball(100, d, generator), stde.coordinates(d, 16, generator)
-        jobs: dict[str, Callable[[], object]] = {
-            "jet": step(f, lambda f=f, x=x, index=index: stde.Local(f, x, index).laplacian()),
-            "loop": step(f, lambda f=f, x=x, index=index: baselines.sdgd(f, x, index)),
-        }
+        jobs = {"jet": step(f, partial(jet, f, x, index)), "loop": step(f, partial(baselines.sdgd, f, x, index))}
         try:
             run = baselines.jax_laplacian(baselines.jax_mlp(), "jet")
         except ImportError:
             run = None
         if run is not None:
-            weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in f.net.layers]
-            given = (weights, x.numpy(), index.numpy())
-            jobs["jax jet"] = lambda run=run, given=given: run(*given)[1].block_until_ready()
+            weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in net.layers]
+            jobs["jax jet"] = partial(jax_step, run, weights, x.numpy(), index.numpy())
         show(f"Laplacian, d = {d}", jobs)
+
+
+def jet(f: torch.nn.Module, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return stde.Local(f, x, index).laplacian()
+
+
+def jax_step(run: Callable[..., Any], *arguments: Any) -> None:
+    run(*arguments)[1].block_until_ready()
 
 
 def mixed() -> None:
@@ -55,17 +62,20 @@ def mixed() -> None:
     for name, (pde, *_) in low_order.EQUATIONS.items():
         d = len(pde.coordinates)
         f, x = stde.TanhNet(d, generator=generator), torch.randn(1000, d, generator=generator)
-        jobs = {
-            m: step(f, lambda m=m, f=f, x=x, name=name: low_order.residuals(name, f, x, m)[0])
-            for m in low_order.METHODS
-        }
-        show(name, jobs)
+        show(name, {way: step(f, partial(residual, name, f, x, way)) for way in low_order.METHODS})
+
+
+def residual(name: str, f: torch.nn.Module, x: torch.Tensor, way: str) -> torch.Tensor:
+    return low_order.residuals(name, f, x, way)[0]
 
 
 def orders() -> None:
     generator = torch.Generator().manual_seed(0)
     f, x = stde.TanhNet(3, generator=generator), torch.randn(1000, 3, generator=generator)
     v = torch.randn(1000, 3, generator=generator)
+
+    def along(order: int) -> torch.Tensor:
+        return taylor.directional(f, x, v, order)[1][-1]
 
     def nested(order: int) -> torch.Tensor:
         t = torch.zeros(1000, requires_grad=True)
@@ -75,10 +85,7 @@ def orders() -> None:
         return value
 
     for order in (1, 2, 4, 6):
-        jobs = {
-            "jet": step(f, lambda order=order: taylor.directional(f, x, v, order)[1][-1]),
-            "nested": step(f, lambda order=order: nested(order)),
-        }
+        jobs = {"jet": step(f, partial(along, order)), "nested": step(f, partial(nested, order))}
         show(f"along a line, order {order}", jobs)
 
 

@@ -185,8 +185,9 @@ def test_the_gradient_enhanced_term_is_the_squared_slope_of_the_residual(generat
         return 2 * H[i, i] + problem.reaction(u) - problem.source(z[None])[0]
 
     slopes = torch.stack([torch.func.vmap(torch.func.grad(lambda z, i=i: parts(z, i)))(x) for i in range(2)])
+    slopes = slopes.detach()
     pairings = {float((slopes[0, :, j].square().mean() + slopes[1, :, 1 - j].square().mean()) / 2) for j in range(2)}
-    value = float(scheme.gradient_term(f, x, generator))
+    value = float(scheme.gradient_term(f, x, generator).detach())
     assert any(value == pytest.approx(p, rel=1e-8) for p in pairings)
     with pytest.raises(ValueError, match="gpinn needs reaction"):
         stde.StochasticPinn(problem.operator, gpinn=0.1)
@@ -206,6 +207,23 @@ def test_shared_blocks_have_fewer_weights_and_the_same_derivatives(generator):
     assert torch.allclose(stde.Local(in_time, xt).partial(-1, -1), H[:, 12], atol=1e-12)
     with pytest.raises(ValueError, match="do not divide"):
         network(12, block=5)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_draws_of_one_pass_equal_draws_apart(case, generator, dense):
+    f, x, _ = case
+    probes = stde.probes(6, 4, generator, dtype=F64) if dense else None
+    index = torch.tensor([0, 3, 3, 5])
+    parts = stde.Local(f, x, index, probes=probes).split(2)
+    for k, part in enumerate(parts):
+        apart = stde.Local(f, x, index[2 * k : 2 * k + 2], probes=None if probes is None else probes[2 * k : 2 * k + 2])
+        assert torch.allclose(part.laplacian(), apart.laplacian(), atol=1e-12)
+        assert torch.allclose(part.value, f(x), atol=1e-12)
+        assert torch.allclose(part.partial(1), apart.partial(1), atol=1e-12)
+        if not dense:
+            assert torch.allclose(part.sum(part.x * part.d(1)), apart.sum(apart.x * apart.d(1)), atol=1e-12)
+    with pytest.raises(ValueError, match="do not split"):
+        stde.Local(f, x, index).split(3)
 
 
 def test_an_operator_of_the_users_own(case):

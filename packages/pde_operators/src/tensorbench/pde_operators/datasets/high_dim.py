@@ -93,3 +93,12 @@ def unit_ball(*, seed: int, d: int = 100, points: int = 100) -> Tensor:
     from tensorbench.pde_operators.stde import ball
 
     return ball(points, d, torch.Generator().manual_seed(20_000 + seed))
+
+
+@dataset(title="Semilinear parabolic equations, backward in time", source="generated here", licence="Apache-2.0",
+         generated=True)  # fmt: skip
+def semilinear_parabolic(*, seed: int, name: str = "semilinear_heat", d: int = 10) -> tuple[Any, int, float]:
+    """A problem of :mod:`..stde.parabolic`, d, and the published u(0, 0) (NaN for another d)."""
+    from tensorbench.pde_operators.stde.parabolic import PUBLISHED, parabolic
+
+    return parabolic(name), d, PUBLISHED[name].get(d, float("nan"))

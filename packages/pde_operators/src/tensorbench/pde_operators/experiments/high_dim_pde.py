@@ -86,7 +86,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     if small.empty:
         plotting.empty(axes[0])
     else:
-        plotting.series(axes[0], small, "step", "value")
+        plotting.series(axes[0], small, "step", "value", reducer="median")
         axes[0].set(xlabel="step", ylabel="relative L2 error", title="Allen–Cahn, d = 20, two-body")
         plotting.legend(axes[0], loc="upper right")
     sweep = histories[histories["method"] == "stde"] if len(histories) else histories
@@ -94,7 +94,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(axes[1])
     else:
         names = {name: plotting.label(name) for name in sweep["dataset"].unique()}
-        plotting.series(axes[1], sweep.assign(problem=sweep["dataset"].map(names)), "step", "value", by="problem")
+        plotting.series(
+            axes[1], sweep.assign(problem=sweep["dataset"].map(names)), "step", "value", by="problem", reducer="median"
+        )
         axes[1].set(xlabel="step", ylabel="", title="sparse STDE, unbiased loss")
         axes[1].set_xscale("symlog", linthresh=10)
         axes[1].set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])

@@ -2,7 +2,8 @@
 
 One network (the paper's, float64 to compare values and float32 to compare time), the mean squared residual of an
 equation and its gradient in the weights. ``difference`` is the largest difference of the residuals over their largest
-value.
+value. ``contaminated`` counts the read-outs of the paper's 13-jet for the 2D KdV equation that hold other derivatives
+beside the one looked for; the steps of ``wanted`` and ``others`` are the read-outs, their values coefficients.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import torch
 from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
+from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.core.timing import compare
 from tensorbench.pde_operators.stde import TanhNet
 from tensorbench.pde_operators.stde.low_order import EQUATIONS, loss, residuals
+from tensorbench.pde_operators.taylor import jet_coefficients
 
 METHODS = {"jets": loss}
 WAYS = {"jets": "jets", "nested": "nested autograd"}
+PUBLISHED = {3: "x", 4: "y", 7: "t"}  # slots of the 13-jet
+WANTED = ("x", "y", "xx", "xy", "yy", "yt", "xxxy")
 NAMES = {"kdv2d": "2D KdV", "kp2d": "2D KP", "gkdv1d": "1D gKdV"}
 
 
@@ -48,11 +53,29 @@ def run(run: Run) -> None:
                    f"{name}_speedup": seconds.speedup("jets", "nested").value})  # fmt: skip
         if name in ("kdv2d", "kp2d"):
             total = {m: total[m] + seconds[m] for m in total}
-    run.log(speedup=total["nested"] / total["jets"], difference=worst)
+    for order, (_, wanted, others) in read_outs().items():
+        run.log(step=order, wanted=wanted, others=others)
+    run.log(
+        speedup=total["nested"] / total["jets"],
+        difference=worst,
+        contaminated=sum(others > 0 for _, _, others in read_outs().values()),
+    )
+
+
+def read_outs() -> dict[int, tuple[str, int, int]]:
+    """Of the published jet: read-out -> derivative looked for, its coefficient, the sum of the others'."""
+    place = {letter: slot for slot, letter in PUBLISHED.items()}
+    found = {}
+    for name in WANTED:
+        order = sum(place[letter] for letter in name)
+        terms = {"".join(PUBLISHED[slot] for slot in slots): count
+                 for slots, count in jet_coefficients(tuple(PUBLISHED), order).items()}  # fmt: skip
+        found[order] = (name, terms[name], sum(terms.values()) - terms[name])
+    return found
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """Seconds of a step by equation."""
+    """Seconds of a step by equation; coefficients of the published jet."""
     fig, ax = plotting.figure(height=6.5)
     if not len(records):
         plotting.empty(ax)
@@ -67,3 +90,17 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ax.set(ylabel="time of a step (ms)", xlabel="")
         plotting.legend(fig)
     yield "time", fig
+    fig, ax = plotting.figure(height=6.5)
+    if not len(records):
+        plotting.empty(ax)
+    else:
+        table = read_outs()
+        rows = [
+            {"readout": f"$J_{{{order}}}$\n$u_{{{table[order][0]}}}$", "kind": kind, "value": value or float("nan")}
+            for kind, metric in (("the derivative looked for", "wanted"), ("all others", "others"))
+            for order, value in rec.history(records[:1], metric)[["step", "value"]].astype(int).itertuples(index=False)
+        ]
+        plotting.bars(ax, pd.DataFrame(rows).assign(seed=0), "value", group="readout", by="kind", log=True)
+        ax.set(ylabel="coefficient in the read-out", xlabel="")
+        plotting.legend(fig)
+    yield "coefficients", fig

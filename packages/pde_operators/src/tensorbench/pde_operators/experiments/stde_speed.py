@@ -9,6 +9,9 @@ gradient of that in the weights. ``jet`` (this package), ``sdgd_loop``, ``sdgd_v
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +26,10 @@ from tensorbench.core.run import Run
 from tensorbench.core.timing import compare, growth, measure
 from tensorbench.pde_operators.stde import Local, OnBall, TanhNet, baselines, coordinates, probes
 
+log = logging.getLogger(__name__)
 METHODS = {"jet": Local}
+COMPILED = {"jax_jet": "jax", "folx": "folx"}
+CLAIMED = ("jet", "sdgd_loop", "jax_jet", "folx")
 NAMES = {
     "jet": "jet (STDE)",
     "sdgd_loop": "SDGD loop",
@@ -34,7 +40,8 @@ NAMES = {
     "jax_jet": "JAX jet",
     "folx": "folx (JAX)",
 }
-SLOW = {"full_hessian": 300, "folx": 1000}  # dimensions past which one call takes too long to repeat
+LONG = 0.4  # seconds of a call past which one call is enough, unless a claim is about it
+AT_MOST = {"full_hessian": 100, "folx": 1000, "jax_jet": 1000}  # dimensions: a call, or compiling it, takes seconds
 
 
 def arrays_gib(name: str, d: int, points: int, batch: int, width: int) -> float:
@@ -83,6 +90,22 @@ def work(name: str, f: OnBall, x: torch.Tensor, index: torch.Tensor, v: torch.Te
     return call_jax
 
 
+def measured(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    with measure() as cost:
+        call()
+    return cost.seconds
+
+
+def _jax_on_one_thread() -> bool:
+    """Whether JAX and folx are there; as many threads as torch has here, which must be said before JAX starts."""
+    if not all(importlib.util.find_spec(name) for name in COMPILED.values()):
+        log.warning("jax or folx is not installed (the package's extra `bench`): they do not take part")
+        return False
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    return True
+
+
 def _layers(f: OnBall) -> Any:
     return f.net.layers
 
@@ -91,9 +114,9 @@ def run(run: Run) -> None:
     """Every dimension, every rival that fits."""
     options = dict(run.method.params)
     batch, width, repeats, limit = options["batch"], options["width"], options["repeats"], options["memory_gib"]
-    rivals = [name for name in NAMES if name not in options.get("without", [])]
+    rivals = [name for name in NAMES if name not in COMPILED or (options["compiled"] and _jax_on_one_thread())]
     seconds: dict[str, dict[int, float]] = {name: {} for name in rivals}
-    agree, speedups = 0.0, {}
+    agree, speedups = 0.0, dict[tuple[str, int], float]()
     for d in run.progress(options["dimensions"], desc="dimension"):
         x = run.dataset.load(run.seed, d=d)
         points, generator = len(x), run.generator
@@ -102,26 +125,35 @@ def run(run: Run) -> None:
         v = probes(d, batch, generator, dtype=x.dtype)
         jobs = {}
         for name in rivals:
-            if d > SLOW.get(name, d) or arrays_gib(name, d, points, batch, width) > limit:
+            too_large = d > AT_MOST.get(name, d) or arrays_gib(name, d, points, batch, width) > limit
+            if too_large or (name in COMPILED and d not in options["compiled"]):
                 continue
             jobs[name] = work(name, f, x, index, v)
-        reference = {}
-        for name, job in jobs.items():  # the first call warms up (and compiles); the second is measured for memory
-            reference[name] = job()
+        reference, slow = {}, []
+        for name, job in jobs.items():
             with measure() as cost:
-                job()
+                reference[name] = job()
+            if cost.seconds < LONG or name in CLAIMED:  # else the first call stands for all
+                with measure() as cost:
+                    job()
+            else:
+                slow.append(name)
+                seconds[name][d] = cost.seconds
             run.log(step=d, **{f"{name}_mib": max(cost.peak_mib, 0.1), f"{name}_largest": d})
         for name in ("sdgd_loop", "sdgd_vmapped", "jax_jet"):
             if name in reference:
                 scale = float(reference["jet"].abs().max())
                 agree = max(agree, float((reference[name] - reference["jet"]).abs().max()) / scale)
-        times = compare(jobs, repeats=repeats, warmup=0, min_seconds=0)
+        fast = {name: job for name, job in jobs.items() if name not in slow}
+        if len(fast) > 1:
+            times = compare(fast, repeats=repeats, warmup=0, min_seconds=0)
+            seconds = {name: of | ({d: times[name]} if name in fast else {}) for name, of in seconds.items()}
+            speedups |= {(name, d): times.speedup("jet", name).value for name in fast if name != "jet"}
+        else:
+            seconds["jet"][d] = min(measured(fast["jet"]) for _ in range(repeats))
         for name in jobs:
-            seconds[name][d] = times[name]
-            run.log(step=d, **{f"{name}_seconds": times[name]})
-        for name in jobs:
-            if name != "jet":
-                speedups[name, d] = times.speedup("jet", name).value
+            run.log(step=d, **{f"{name}_seconds": seconds[name][d]})
+        speedups |= {(name, d): seconds[name][d] / seconds["jet"][d] for name in slow}
         if d in options["compared"]:
             run.log(**{f"over_{name}_{d}": value for (name, at), value in speedups.items() if at == d})
     low, high = options["growth"]

@@ -34,8 +34,8 @@ def run(run: Run) -> None:
     d, generator = x.shape[1], run.generator
     net = TanhNet(d, width=32, generator=generator, dtype=torch.float64)
     f = OnBall(net)
-    for layer in net.layers[1:]:
-        layer.weight.mul_(3)  # bends enough for the diagonal of the Hessian to vary
+    for weight in (p for p in net.layers[1:].parameters() if p.ndim == 2):
+        weight.mul_(3)  # bends enough for the diagonal of the Hessian to vary
     H = torch.func.vmap(torch.func.hessian(lambda z: f(z[None])[0]))(x)
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     exact = diagonal.sum(-1)

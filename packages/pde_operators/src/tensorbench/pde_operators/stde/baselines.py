@@ -58,7 +58,7 @@ def hutchinson(f: Function, x: Float[Tensor, "points d"], v: Float[Tensor, "prob
     one = torch.func.grad(lambda z: f(z).sum())
     total = torch.zeros_like(x[:, 0])
     for probe in v:
-        _, product = torch.func.jvp(one, (x,), (probe.expand_as(x),))
+        product = torch.func.jvp(one, (x,), (probe.expand_as(x),))[1]
         total = total + (product * probe).sum(-1)
     return total / len(v)
 

@@ -59,42 +59,42 @@ class StochasticPinn:
         if self.gpinn and self.reaction is None:
             raise ValueError("gpinn needs reaction=…: it differentiates Δu + reaction(u) - source along coordinates")
 
-    def draw(self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator) -> Local:
-        """``f`` along one random draw."""
+    def draw(
+        self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator, draws: int = 1
+    ) -> Local:
+        """``f`` along random draws; ``split(draws)`` takes them apart."""
         dims = x.shape[-1] if self.dims is None else self.dims
         if self.sampling == "full":
             return Local(f, x, dims=dims)
         if self.sampling == "dense":
-            v = probes(dims, self.batch, generator, self.distribution, dtype=x.dtype)
+            v = probes(dims, draws * self.batch, generator, self.distribution, dtype=x.dtype)
             return Local(f, x, dims=dims, probes=v.to(x.device))
-        return Local(f, x, coordinates(dims, self.batch, generator).to(x.device), dims=dims)
+        index = torch.cat([coordinates(dims, self.batch, generator) for _ in range(draws)])
+        return Local(f, x, index.to(x.device), dims=dims)
 
-    def residual(
-        self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator
-    ) -> Float[Tensor, "points"]:
-        """Of one draw."""
-        local = self.draw(f, x, generator)
-        value = self.operator(local)
+    def residuals(
+        self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator, draws: int = 1
+    ) -> list[Float[Tensor, "points"]]:
+        """Of independent draws, in one pass through ``f``."""
+        local = self.draw(f, x, generator, draws)
+        values = [self.operator(part) for part in local.split(draws)]
         if self.solution is not None:
             with torch.no_grad():
-                known = self.operator(Local(self.solution, x, local.index, dims=local.dims, probes=local.probes))
-            return value - known
-        return value if self.source is None else value - self.source(x)
+                exact = Local(self.solution, x, local.index, dims=local.dims, probes=local.probes)
+                known = [self.operator(part) for part in exact.split(draws)]
+        else:
+            known = [torch.zeros_like(values[0]) if self.source is None else self.source(x)] * draws
+        return [value - other for value, other in zip(values, known, strict=True)]
 
     def loss(
         self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator
     ) -> Float[Tensor, ""]:
         """Mean over the points of r², or of r(J) r(J′) with independent J, J′; plus the gradient-enhanced term."""
-        if self.source is not None:  # the same for both draws, and dear
-            g = self.source(x)
-            fixed = StochasticPinn(**{**self.__dict__, "source": lambda _: g, "gpinn": 0.0, "reaction": None})
-        else:
-            fixed = self
-        first = fixed.residual(f, x, generator)
         if self.unbiased and self.sampling != "full":
-            total = (first * fixed.residual(f, x, generator)).mean()
+            first, second = self.residuals(f, x, generator, draws=2)
+            total = (first * second).mean()
         else:
-            total = first.square().mean()
+            total = self.residuals(f, x, generator)[0].square().mean()
         return total + self.gpinn * self.gradient_term(f, x, generator) if self.gpinn else total
 
     def gradient_term(
