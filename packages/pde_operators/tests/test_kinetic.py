@@ -121,7 +121,7 @@ def test_gmres_is_the_direct_solution():
 def test_free_streaming_converges_at_first_order(domain):
     errors = []
     for n in (16, 32):
-        s = solver(domain, 1e8, (n, 2 * n, 8))
+        s = solver(domain, 1e8, (n, 2 * n, 16))
         f = s.solve(s.sample(*free_flight(s, s.walls[[0, -1]])))
         exact = free_flight(s, s.x1)
         errors.append(np.linalg.norm(f - exact) / np.linalg.norm(exact))

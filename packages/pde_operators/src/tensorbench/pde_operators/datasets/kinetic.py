@@ -36,7 +36,7 @@ _FILES = [
     File(path="paper/models/trial_2/T2.h5", bytes=841856, **_REPOSITORY,
          sha256="26cfb937fe7ec2513a4ac10f091c3b274309ee1dced9b3520c4d36df698166e1"),
     File(path="paper/models/trial_2/T2_config.json", bytes=478, **_REPOSITORY,
-         sha256="d31ce69fbb40216e1c69c54b9648397589bf8eadf9dad1ffa9f2c7f281e871f7"),
+         sha256="f31ce69fbb40216e1c69c54b9648397589bf8eadf9dad1ffa9f2c7f281e871f7"),
     File(path="paper/models/trial_5/T5.h5", bytes=957976, **_REPOSITORY,
          sha256="51b60beefbbd6e5c8ade77d6f4f64c54146f34dc79e2b91605e0864ecbfcbd07"),
     File(path="paper/models/trial_5/T5_config.json", bytes=479, **_REPOSITORY,
