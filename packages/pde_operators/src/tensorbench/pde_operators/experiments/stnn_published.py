@@ -20,7 +20,7 @@ from tensorbench.pde_operators.datasets.kinetic import KineticSamples, Published
 from tensorbench.pde_operators.experiments import kinetic_figures
 from tensorbench.pde_operators.solvers.kinetic import Annulus, KineticSolver
 from tensorbench.pde_operators.stnn import StackedTNN, count, predict
-from tensorbench.pde_operators.tt_layers import tt_apply
+from tensorbench.pde_operators.tt_layers import tt_apply, tt_dense
 
 RANGES: Any = {"a2": (2.0, 20.0), "ell": (0.01, 100.0)}  # of the published trainings
 PAPER_MEAN = 0.0124  # trial 1 on these samples
@@ -71,7 +71,7 @@ def _exactness(run: Run, model: StackedTNN, params: torch.Tensor, inflow: torch.
     gap = both - 2 * predict(model, params, inflow) + predict(model, params, other)
     cores = [core[:1].double() for core in model.trains.cores]
     x = model.boundary(inflow)[:3, :1].double()
-    dense = x[:, 0] @ model.trains.to_dense()[0].double()
+    dense = x[:, 0] @ tt_dense(cores)[0]
     run.log(
         linearity_error=float(gap.norm() / both.norm()),
         softmax_error=float((model.expert_weights(params).double().sum(dim=1) - 1).abs().max()),
