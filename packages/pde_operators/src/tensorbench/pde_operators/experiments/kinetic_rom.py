@@ -99,7 +99,7 @@ def train(
         error = (net(params[rows], inflow[rows]) - rho[rows]).square().mean()
         return error + smooth * net.roughness() if smooth else error  # type: ignore[operator]
 
-    optimizer = torch.optim.Adam(model.parameters(), lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
 
     def epoch_end(step: int, _: float) -> None:
