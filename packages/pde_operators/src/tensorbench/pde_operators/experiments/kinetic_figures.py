@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
-from tensorbench.core.plotting import label, style
+from tensorbench.core.plotting import style
 from tensorbench.pde_operators.solvers.kinetic import Annulus
 
 STACKS = {"stnn_k1": 1, "stnn_k2": 2, "stnn_k4": 4, "stnn_k8": 8}
@@ -32,7 +32,7 @@ def accuracy(records: pd.DataFrame) -> Figure:
         logs = np.log(part["test_error"].to_numpy(dtype=float))
         centre, spread = np.exp(logs.mean()), np.exp(logs)
         look = style(name)
-        ends = [[centre - spread.min()], [spread.max() - centre]]
+        ends = [[max(0.0, centre - spread.min())], [max(0.0, spread.max() - centre)]]
         right.errorbar(part["weights"].mean(), centre, yerr=ends, color=look["color"], marker=look["marker"],
                        linestyle="none", label=look["label"], markersize=5, elinewidth=1, capsize=2)  # fmt: skip
     right.set(xlabel="weights")
@@ -149,8 +149,10 @@ def fields(samples: list[dict[str, np.ndarray]]) -> Figure:
         image = on_annulus(row[2], domain, gap, vmin=-top, vmax=top, cmap="RdBu_r")
         fig.colorbar(image, ax=row[2], shrink=0.75, pad=0.02, aspect=20, extend="both", label="difference")
         error = np.linalg.norm(gap) / np.linalg.norm(truth)
-        row[0].set_title(f"solution (path {ell:.2f}, a1 {1 - flat:.2f}, a2 {a2:.1f})")
-        row[1].set_title(f"prediction ({100 * error:.1f} %)")
+        words = f"mean free path {ell:.2f}\nsemi-axes {1 - flat:.2f} and {a2:.1f}"
+        row[0].text(-0.06, 0.5, words, transform=row[0].transAxes, rotation=90, ha="center", va="center", fontsize=8)
+        row[0].set_title("solution")
+        row[1].set_title(f"prediction, error {100 * error:.1f} %")
         row[2].set_title("prediction − solution")
     return fig
 
@@ -164,11 +166,10 @@ def per_sample(records: pd.DataFrame, paper: float) -> Figure:
         return fig
     for method, path in zip(kept["method"], kept["path"], strict=True):
         arrays = np.load(path)
-        order = np.argsort(arrays["params"][:, 1])
-        ax.plot(arrays["params"][order, 1], arrays["errors"][order], **style(method))
+        ax.plot(arrays["params"][:, 1], 100 * arrays["errors"], **style(method) | {"linestyle": "none"})
     plotting.log_axis(ax, "x", ticks=(0.5, 1, 2, 4))
     ax.set_ylim(bottom=0)
-    ax.set(xlabel=label("mean free path"), ylabel="relative L2 error")
-    plotting.reference(ax, y=paper, text="sheet's mean of trial 1")
+    ax.set(xlabel="mean free path", ylabel="relative L2 error (%)")
+    plotting.reference(ax, y=100 * paper, text="authors' code, trial 1, mean")
     plotting.legend(fig)
     return fig
