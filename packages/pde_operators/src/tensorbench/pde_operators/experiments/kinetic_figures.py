@@ -58,12 +58,19 @@ def experts(records: pd.DataFrame, method: str) -> Figure:
     for k, ax in enumerate(np.atleast_1d(axes)):
         image = ax.pcolormesh(arrays["expert_ell"], arrays["expert_a2"], weights[:, :, k], vmin=0, vmax=1,
                               cmap="cividis", rasterized=True, shading="nearest")  # fmt: skip
-        ax.set_xscale("log")
+        plotting.log_axis(ax, "x", ticks=_decades(arrays["expert_ell"]))
         ax.grid(False)
         ax.set(title=f"train {k + 1}", xlabel="mean free path")
     np.atleast_1d(axes)[0].set_ylabel("outer semi-axis")
     fig.colorbar(image, ax=list(np.atleast_1d(axes)), label="weight", pad=0.015, aspect=15)
     return fig
+
+
+def _decades(values: np.ndarray) -> list[float]:
+    """A few round powers of ten within the range, away from its ends."""
+    low, high = np.log10(values[0]), np.log10(values[-1])
+    inner = np.linspace(low + 0.1 * (high - low), high - 0.1 * (high - low), 3)
+    return [float(f"{10**power:.1g}") for power in inner]
 
 
 def shift(records: pd.DataFrame, methods: list[str]) -> Figure:
@@ -136,7 +143,7 @@ def fields(samples: list[dict[str, np.ndarray]]) -> Figure:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    fig, axes = plotting.figure(columns=2, rows=len(samples), cols=3, height=5.6 * len(samples), squeeze=False)
+    fig, axes = plotting.figure(columns=2, rows=len(samples), cols=3, height=5.2 * len(samples), squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
         a2, ell, flat = sample["params"]
         domain, truth, guess = Annulus(1 - float(flat), float(a2)), sample["truth"], sample["guess"]
@@ -150,7 +157,7 @@ def fields(samples: list[dict[str, np.ndarray]]) -> Figure:
         fig.colorbar(image, ax=row[2], shrink=0.75, pad=0.02, aspect=20, extend="both", label="difference")
         error = np.linalg.norm(gap) / np.linalg.norm(truth)
         words = f"mean free path {ell:.2f}\nsemi-axes {1 - flat:.2f} and {a2:.1f}"
-        row[0].text(-0.06, 0.5, words, transform=row[0].transAxes, rotation=90, ha="center", va="center", fontsize=8)
+        row[0].text(-0.14, 0.5, words, transform=row[0].transAxes, rotation=90, ha="center", va="center", fontsize=8)
         row[0].set_title("solution")
         row[1].set_title(f"prediction, error {100 * error:.1f} %")
         row[2].set_title("prediction − solution")
@@ -168,8 +175,8 @@ def per_sample(records: pd.DataFrame, paper: float) -> Figure:
         arrays = np.load(path)
         ax.plot(arrays["params"][:, 1], 100 * arrays["errors"], **style(method) | {"linestyle": "none"})
     plotting.log_axis(ax, "x", ticks=(0.5, 1, 2, 4))
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
     ax.set(xlabel="mean free path", ylabel="relative L2 error (%)")
-    plotting.reference(ax, y=100 * paper, text="authors' code, trial 1, mean")
+    plotting.reference(ax, y=100 * paper)
     plotting.legend(fig)
     return fig
