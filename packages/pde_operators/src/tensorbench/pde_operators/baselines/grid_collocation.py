@@ -74,9 +74,9 @@ def differences(n: int, length: float, order: int) -> sp.csr_matrix:
     """Central differences of second order for the first or second derivative; rows at the ends are not meaningful."""
     h = length / (n - 1)
     if order == 1:
-        return sp.diags([-1, 1], [-1, 1], shape=(n, n), format="csr") / (2 * h)
+        return sp.diags([-1.0, 1.0], [-1, 1], shape=(n, n), format="csr") / (2 * h)
     if order == 2:
-        return sp.diags([1, -2, 1], [-1, 0, 1], shape=(n, n), format="csr") / h**2
+        return sp.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(n, n), format="csr") / h**2
     raise ValueError(f"finite differences of order {order} are not there: 1 and 2 are")
 
 

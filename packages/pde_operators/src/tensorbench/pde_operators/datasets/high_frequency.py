@@ -44,14 +44,14 @@ PROBLEMS: dict[str, tuple[str, str, str, int, float, tuple[float, ...]]] = {
     "sin6cos100": ("poisson", "x", "sin(6*x)*cos(100*x)", 200, 20, (94, 106)),
     "x_sin200": ("poisson", "x", "x*sin(200*x)", 200, 50, (200,)),
     "multiscale": ("poisson", "x", "sin(x) + 0.1*sin(20*x) + 0.05*cos(100*x)", 200, 30, (1, 20, 100)),
-    "sin500_parabola": ("poisson", "x", "sin(500*x) - 2*(x - 0.5)**2", 900, 100, (500,)),
+    "sin500_parabola": ("poisson", "x", "sin(500*x) - 2*(x - 0.5)**2", 400, 100, (500,)),
     "allen_cahn_sin100": ("allen_cahn", "x", "sin(100*x)", 200, 20, (100,)),
     "allen_cahn_sin6cos100": ("allen_cahn", "x", "sin(6*x)*cos(100*x)", 200, 20, (94, 106)),
     "sin40_sin40": ("poisson", "xy", "sin(40*x)*sin(40*y)", 40, 20, (40,)),
     "sin6cos20_sum": ("poisson", "xy", "sin(6*x)*cos(20*x) + sin(6*y)*cos(20*y)", 40, 20, (14, 26)),
-    "sin100_sin100": ("poisson", "xy", "sin(100*x)*sin(100*y)", 80, 20, (100,)),
-    "allen_cahn_2d": ("allen_cahn", "xy", _MIX.format(c="x") + "*" + _MIX.format(c="y"), 80, 30, (1, 20, 100)),
-    "advection": ("advection", "xy", "sin(x - 200*y)", 80, 40, (1,)),
+    "sin100_sin100": ("poisson", "xy", "sin(100*x)*sin(100*y)", 48, 20, (100,)),
+    "allen_cahn_2d": ("allen_cahn", "xy", _MIX.format(c="x") + "*" + _MIX.format(c="y"), 64, 30, (1, 20, 100)),
+    "advection": ("advection", "xy", "sin(x - 200*y)", 82, 40, (1,)),
 }
 
 

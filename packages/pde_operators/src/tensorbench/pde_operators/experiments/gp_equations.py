@@ -1,7 +1,8 @@
 """GP-HM on the paper's equations: errors, frequencies found, components kept, against plain kernels and grid methods.
 
 A dataset is a list of problems; the metrics ``error_<problem>`` are relative L2 errors on the test grid, the steps of
-``error`` are the problems in order. ``only`` limits a method to some problems.
+``error`` are the problems in order. ``only`` limits a method to some problems; ``differs`` holds what it does
+differently on a dataset.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def run(run: Run) -> None:
     """Solve every problem, log its error and what the spectrum says."""
     options = dict(run.method.params)
     only = options.pop("only", None)
+    options |= options.pop("differs", {}).get(run.dataset.name, {})
     total = 0.0
     for step, item in enumerate(run.dataset.load(run.seed), start=1):
         if only is not None and item.name not in only:

@@ -23,8 +23,11 @@ def errors(records: pd.DataFrame) -> Figure:
     if not names:
         plotting.empty(ax)
         return fig
-    long = records.melt(["method", "seed"], names, var_name="problem", value_name="error").dropna()
-    long["problem"] = long["problem"].str.removeprefix("error_")
+    long = (
+        records[["method", "seed", *names]]
+        .melt(["method", "seed"], names, var_name="problem", value_name="error")
+        .dropna()
+    )
     plotting.bars(ax, long, "error", group="problem", log=True)
     plotting.reference(ax, y=TARGET, text="0.001")
     ax.set_ylabel("relative L2 error")
@@ -63,7 +66,7 @@ def spectra(records: pd.DataFrame, problems: Sequence[str]) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=len(problems), height=6.5, sharey=True)
     for ax, problem in zip(np.atleast_1d(axes), problems, strict=True):
         kept = rec.artifacts(records, f"{problem}.npz") if len(records) else pd.DataFrame()
-        ax.set_title(plotting.label(problem))
+        ax.set_title(plotting.label(f"error_{problem}"))
         shown = [row for row in kept.itertuples() if str(row.method) in ("gp_student", "gp_gaussian")]
         if not shown:
             plotting.empty(ax)

@@ -78,8 +78,8 @@ def fit_gp(
     """GP-HM, or a plain kernel (``mixture=False``), by ``exact`` inner solves or the ``paper``'s descent on everything.
 
     ``two_stage`` uses exact inner solves; the last ``1 - change_point`` of its steps fit a second process with a
-    Matérn kernel. In more than one coordinate ``plane_steps`` are the steps, and the inner solves conjugate gradients of
-    at most ``cg_steps`` products. Nothing is random.
+    Matérn kernel. In more than one coordinate ``plane_steps`` are the steps, and the inner solves are conjugate
+    gradients of at most ``cg_steps`` products. Nothing is random.
     """
     if algorithm not in ("exact", "paper", "two_stage"):
         raise ValueError(unknown("algorithm", algorithm, ["exact", "paper", "two_stage"]))
