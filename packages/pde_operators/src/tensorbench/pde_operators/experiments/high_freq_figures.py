@@ -129,8 +129,10 @@ def overlay(records: pd.DataFrame) -> Figure:
         ax.set_ylim(-1.6 * np.abs(truth).max(), 1.6 * np.abs(truth).max())
     if not rows:
         plotting.empty(axes.flat[0])
-    fig.supxlabel("x", fontsize=9)
-    fig.supylabel("u", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("x")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("u")
     plotting.legend(fig)
     return fig
 
