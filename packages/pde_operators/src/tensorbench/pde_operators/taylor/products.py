@@ -1,0 +1,177 @@
+"""Products of Taylor tensors, and functions that are composed of other rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensorbench.pde_operators.taylor import series as rules
+from tensorbench.pde_operators.taylor.elementwise import add, divide, multiply, subtract
+from tensorbench.pde_operators.taylor.linear import summed
+from tensorbench.pde_operators.taylor.table import OPERATIONS, table
+from tensorbench.pde_operators.taylor.tensor import Support, TaylorTensor, apply, collapsed, constant, first, product
+
+# --- products ------------------------------------------------------------------------------------------------------
+
+
+@table("product", "linear")
+def _linear(x: Any, weight: Any, bias: Any = None) -> TaylorTensor:
+    """x Wᵀ + b. With support, columns of W are gathered and nothing of the size of x is made."""
+    if isinstance(weight, TaylorTensor) or not isinstance(x, TaylorTensor):
+        out = _matmul(x, OPERATIONS["t"](weight) if isinstance(weight, TaylorTensor) else weight.t())
+        return out if bias is None else add(out, bias)
+    linear = torch.nn.functional.linear
+    plain = not isinstance(bias, TaylorTensor)
+    primal = linear(x.primal, weight, bias if plain else None)
+    out = _gathered(x, weight, primal)
+    if out is None:
+        x = x.dense()
+        out = x.like(primal, [None if c is None else linear(c, weight) for c in x.coefficients])
+    return out if plain else add(out, bias)
+
+
+def _gathered(x: TaylorTensor, weight: Tensor, primal: Tensor) -> TaylorTensor | None:
+    """A linear layer on few entries; None where they do not lie along the last axis alone."""
+    support = x.support
+    if support is None:
+        return None
+    index, length, out = support.index, x.shape[-1], weight.shape[0]
+    columns = weight.index_select(1, (index % length).reshape(-1)).t().contiguous().reshape(*index.shape, out)
+    if support.axes == 1:
+        one = index.shape[-1] == 1
+        weighted = [None if c is None else c.unsqueeze(-1) * columns for c in x.coefficients]
+        values = [None if c is None else c.squeeze(-2) if one else c.sum(-2) for c in weighted]
+        return x.like(primal, collapsed(values, x.tangents, x.collapse) if x.collapse else values)
+    if index.shape[-1] > 1:
+        return None  # two entries may fall into one block
+    block = (index // length) * out + torch.arange(out, device=index.device)
+    values = [None if c is None else c * columns.squeeze(-2) for c in x.coefficients]
+    return x.like(primal, values, Support(block, support.axes))
+
+
+@table("product", "matmul", "mm", "bmm", "mv", "dot", "inner", "vdot", "__matmul__")
+def _matmul(a: Any, b: Any) -> TaylorTensor:
+    jet = first((a, b))
+    a, b = constant(a, jet).dense(), constant(b, jet).dense()
+    primal_shape = (a.primal @ b.primal).shape
+    row, column = a.ndim == 1, b.ndim == 1
+    if row:
+        a = OPERATIONS["unsqueeze"](a, 0)
+    if column:
+        b = OPERATIONS["unsqueeze"](b, 1)
+    ndim = max(a.ndim, b.ndim)
+
+    def widened(x: TaylorTensor) -> TaylorTensor:
+        return x if x.ndim == ndim else x.like(x.primal.reshape((1,) * (ndim - x.ndim) + x.shape), x.series(ndim)[1:])
+
+    # A coefficient may have size 1 where its primal has not; contracted axes need their full size.
+    out = product(_full(widened(a)), _full(widened(b)), torch.matmul)
+    return OPERATIONS["reshape"](out, primal_shape) if out.shape != primal_shape else out
+
+
+def _full(x: TaylorTensor) -> TaylorTensor:
+    return x.like(x.primal, [None if c is None else x.full(c) for c in x.coefficients])
+
+
+def squared_norm(x: Any) -> Any:
+    """|x|² along the last axis, of a plain or a Taylor tensor.
+
+    The same as ``(x * x).sum(-1)``, but a tangent that all points of a (points, d) batch share is not written out for
+    each of them.
+    """
+    if not isinstance(x, TaylorTensor):
+        return torch.einsum("...i,...i->...", x, x)
+    if x.support is not None:
+        return summed(apply(rules.square, x), -1)
+    return product(x, x, _inner)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    if a.ndim > b.ndim:
+        a, b = b, a
+    if a.ndim == 2 and b.ndim == 3 and b.shape[1] == 1:
+        return (a @ b.squeeze(1).t()).t()
+    return (a * b).sum(-1)
+
+
+@table("product", "__rmatmul__")
+def _rmatmul(a: Any, b: Any) -> TaylorTensor:
+    return _matmul(b, a)
+
+
+@table("product", "einsum")
+def _einsum(equation: str, *operands: Any) -> TaylorTensor:
+    """One or two Taylor tensors among any number of operands."""
+    operands = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    letter = next(c for c in "ZYXWVUTSRQ" if c not in equation)
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if "->" not in equation:
+        output = "".join(sorted(c for c in set(inputs) if inputs.count(c) == 1 and c.isalpha()))
+    places = [k for k, value in enumerate(operands) if isinstance(value, TaylorTensor)]
+    if len(places) > 2:
+        raise NotImplementedError("einsum takes at most two Taylor tensors; multiply in steps")
+
+    def contract(*values: Tensor) -> Tensor:
+        given, names, grown = list(operands), list(terms), False
+        for k, value in zip(places, values, strict=True):
+            given[k] = value
+            if value.ndim > operands[k].ndim:
+                names[k], grown = letter + terms[k], True
+        return torch.einsum(f"{','.join(names)}->{letter if grown else ''}{output}", *given)
+
+    jets = [operands[k].dense() for k in places]
+    if len(jets) == 1:
+        return jets[0].map(contract(jets[0].primal), contract)
+    return product(_full(jets[0]), _full(jets[1]), contract)
+
+
+# --- made of the others --------------------------------------------------------------------------------------------
+
+
+@table("composed", "softmax")
+def _softmax(x: TaylorTensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> TaylorTensor:
+    weights = apply(rules.exp, subtract(x, x.primal.amax(dim, keepdim=True)))
+    return divide(weights, summed(weights, dim, True))
+
+
+@table("composed", "logsumexp")
+def _logsumexp(x: TaylorTensor, dim: Any, keepdim: bool = False) -> TaylorTensor:
+    shift = x.primal.amax(dim, keepdim=True)
+    total = apply(rules.log, summed(apply(rules.exp, subtract(x, shift)), dim, True))
+    total = add(total, shift)
+    return total if keepdim else OPERATIONS["reshape"](total, x.primal.logsumexp(dim).shape)
+
+
+@table("composed", "log_softmax")
+def _log_softmax(x: TaylorTensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> TaylorTensor:
+    return subtract(x, _logsumexp(x, dim, True))
+
+
+@table("composed", "norm", "linalg_vector_norm", "linalg_norm", "vector_norm")
+def _norm(x: TaylorTensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorTensor:
+    if ord not in (2, 2.0, "fro", None):
+        raise NotImplementedError(f"norm of order {ord!r} has no Taylor rule; the Euclidean one has")
+    return apply(rules.sqrt, summed(apply(rules.square, x), dim, keepdim))
+
+
+@table("composed", "layer_norm")
+def _layer_norm(
+    x: TaylorTensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> TaylorTensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = subtract(x, summed(x, dims, True, mean=True))
+    spread = summed(apply(rules.square, centred), dims, True, mean=True)
+    out = multiply(centred, apply(rules.rsqrt, add(spread, eps)))
+    out = out if weight is None else multiply(out, weight)
+    return out if bias is None else add(out, bias)
+
+
+@table("composed", "dropout", "feature_dropout")
+def _dropout(x: TaylorTensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> TaylorTensor:
+    if training and p > 0:
+        raise NotImplementedError("dropout has no derivative that means anything while it draws; call model.eval()")
+    return x
