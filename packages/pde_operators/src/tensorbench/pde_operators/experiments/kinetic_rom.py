@@ -108,7 +108,8 @@ def train(
 
     history = fit(
         model, batches, loss, optimizer, steps=epochs * per_epoch, clip=1.0,
-        schedule="cosine" if schedule == "cosine" else None, callback=epoch_end if schedule == "plateau" else None,
+        schedule="cosine" if schedule == "cosine" else None, warmup=0.0 if schedule == "plateau" else 0.1,
+        callback=epoch_end if schedule == "plateau" else None,
     )  # fmt: skip
     run.log(diverged=history.diverged)  # as it stood then: its errors lose a trial, and show in a seeded run
 
