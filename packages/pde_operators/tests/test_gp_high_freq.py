@@ -302,3 +302,14 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="lr"):
         GPHMSolver(problem, [student_mixture(3, 2.0)]).fit_exact(1, lr=0.0)
     assert np.isfinite(GPHMSolver(problem, [student_mixture(3, 2.0)]).objective())
+
+
+@pytest.mark.parametrize("inner", ("dense", "cg"))
+def test_evaluation_on_the_way_does_not_change_the_fit(inner):
+    results = []
+    for every in (None, 2):
+        problem = on_grid(manufactured(poisson("xy"), "sin(6*x)*cos(5*y)"), [9, 8])
+        solver = GPHMSolver(problem, [student_mixture(3, 3.0) for _ in "xy"], inner=inner, tolerance=1e-3)
+        solver.fit_exact(7, evaluate=lambda s: {"objective": s.objective()}, evaluate_every=every)
+        results.append(solver.values)
+    assert torch.equal(*results)

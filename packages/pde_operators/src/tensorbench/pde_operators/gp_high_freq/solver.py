@@ -191,8 +191,11 @@ class GPHMSolver:
             return options
 
         def wrapped(_: nn.Module) -> Mapping[str, float]:
+            before = self.alpha, self.values, self.products
             settle()
-            return evaluate(self)
+            found = evaluate(self)
+            self.alpha, self.values, self.products = before  # looking must not move the next step's start
+            return found
 
         return options | {"evaluate": wrapped}
 
