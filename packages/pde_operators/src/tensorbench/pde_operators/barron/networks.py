@@ -9,6 +9,7 @@ of their flow. Convention for cosine units: the norm is Σ|c_ω| without the fac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from tensorbench.core.errors import unknown
 from ..trig import TrigFunction
 
 Array = np.ndarray
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "relu": lambda z: np.maximum(z, 0.0),
     "sigmoid": lambda z: 0.5 * (1 + np.tanh(0.5 * z)),

@@ -7,7 +7,7 @@ Poincaré constant give (for the semilinear problem from the range that is visit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -182,7 +182,13 @@ def drift(run: Run, data: Manufactured, *, eps: list[float], steps: int, shown: 
     run.log(drift_holds=printed, drift_sum_holds=summed, worst_drift=worst)
 
 
-METHODS = {"descent": descent, "plain": plain, "newton": newton, "kappa_sweep": kappa_sweep, "drift": drift}
+METHODS: dict[str, Callable[..., None]] = {
+    "descent": descent,
+    "plain": plain,
+    "newton": newton,
+    "kappa_sweep": kappa_sweep,
+    "drift": drift,
+}
 
 
 def run(run: Run) -> None:

@@ -147,7 +147,7 @@ def _grid(n: int = 64) -> np.ndarray:
     return np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., None]] = {
     "maurey": maurey,
     "greedy_cosines": greedy_cosines,
     "maurey_ridge": maurey_ridge,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ def greedy(run: Run, data: Manufactured, *, units: int, dictionary: int, points:
     run.log(greedy_over_sklearn=seconds.ratio("ours", "sklearn").value)
 
 
-METHODS = {"flow": flow, "product": product, "greedy": greedy}
+METHODS: dict[str, Callable[..., None]] = {"flow": flow, "product": product, "greedy": greedy}
 
 
 def run(run: Run) -> None:
