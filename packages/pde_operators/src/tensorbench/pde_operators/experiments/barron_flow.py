@@ -242,29 +242,28 @@ def _energy(records: pd.DataFrame) -> Figure:
 
 
 def _norms(records: pd.DataFrame) -> Figure:
-    fig, axes = plotting.figure(columns=2, cols=2, height=6.6)
+    fig, axes = plotting.figure(columns=2, cols=2, height=6.8)
     looks = plotting.styles(PROBLEMS)
-    ax = axes[0]
-    plotting.log_axis(ax, "y")
-    for name in PROBLEMS:
-        t, y = _curve(records, name, "descent", "barron")
-        if not len(t):
-            continue
-        ax.plot(t[1:], y[1:], **(looks[name] | {"markevery": 0.15}))
-        t, y = _curve(records, name, "descent", "barron_bound")
-        ax.plot(t, y, color=looks[name]["color"], linestyle=":", linewidth=1.0)
-    ax.plot([], [], color="#555555", linestyle=":", label="bound of each step")
-    ax.set(xlabel="step t", ylabel="Barron norm", title="measured, and bounded step by step")
-    ax = axes[1]
-    plotting.log_axis(ax, "y")
-    for name in ("linear", "semilinear"):
+    flows = {name: "descent_half" if name == "semilinear" else "descent" for name in PROBLEMS}
+    for ax in axes:
+        plotting.log_axis(ax, "y")
+        ax.set_xlabel("step t")
+    for name, method in flows.items():
+        t, y = _curve(records, name, method, "barron")
+        axes[0].plot(t[1:], y[1:], **(looks[name] | {"markevery": 0.15}))
+        t, y = _curve(records, name, method, "barron_bound")
+        axes[0].plot(t, y, color=looks[name]["color"], linestyle=":", linewidth=1.0)
         for metric, line in (("log10_rules_bound", "--"), ("log10_closed_bound", "-.")):
-            t, y = _curve(records, name, "descent", metric)
-            if len(t):
-                ax.plot(t, y, color=looks[name]["color"], linestyle=line)
-    for line, text in (("--", "by rules, from the last iterate"), ("-.", "closed form")):
+            t, y = _curve(records, name, method, metric)
+            axes[1].plot(t[y > 0], y[y > 0], color=looks[name]["color"], linestyle=line)
+    for ax, line, text in (
+        (axes[0], ":", "bound of each step"),
+        (axes[1], "--", "rules applied to the last iterate"),
+        (axes[1], "-.", "closed form"),
+    ):
         ax.plot([], [], color="#555555", linestyle=line, label=text)
-    ax.set(xlabel="step t", ylabel="log₁₀ of the bound", title="bounds from norms alone")
+    axes[0].set(ylabel="Barron norm", title="measured, and bounded step by step")
+    axes[1].set(ylabel=r"$\log_{10}$ of the bound", title="bounds from norms alone", ylim=(1, None))
     plotting.legend(fig)
     return fig
 
@@ -273,7 +272,7 @@ def _rates(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=2, height=6.2)
     ax = axes[0]
     for metric, text, look in (
-        ("factor_promised", "promised, 1 − λ⁵/((1 + C)Λ⁴)", {"color": "#222222", "linestyle": ":"}),
+        ("factor_promised", r"promised, $1-\lambda^5/((1+C_p)\Lambda^4)$", {"color": "#222222", "linestyle": ":"}),
         ("factor_measured", "measured", {"color": plotting.style("descent")["color"], "marker": "o"}),
     ):
         kappa, y = _curve(records, "minimal_surface", "kappa_sweep", metric)
@@ -290,6 +289,6 @@ def _rates(records: pd.DataFrame) -> Figure:
         t, y = _curve(records, "minimal_surface", "drift", metric)
         keep = y > 0
         ax.plot(t[keep], y[keep], label=text, **look)
-    ax.set(xlabel="step t", ylabel="H¹ distance of the two flows")
-    plotting.legend(ax, loc="center right")
+    ax.set(xlabel="step t", ylabel="distance of the two flows in H¹")
+    plotting.legend(ax, loc="upper left")
     return fig

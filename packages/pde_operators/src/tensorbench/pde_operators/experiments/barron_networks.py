@@ -174,7 +174,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         history = rec.history(rows, "squared_error")
         plotting.series(ax, history[history["value"] > 1e-16], "step", "value")
         bound = rec.history(rows[rows["method"] == "maurey"], "barron_bound")
-        if len(bound):
+        if len(bound := bound[bound["seed"] == bound["seed"].min()]):
             ax.plot(bound["step"], bound["value"], color="#222222", linestyle="--", linewidth=0.9, label="4C²/k")
             plotting.guide(ax, -1, through=(8, float(bound["value"].max()) / 16))
         if "squared_error" in rows and len(trained := rows[rows["method"] == "deep_ritz"]):
