@@ -128,19 +128,25 @@ def _sample_ridges(
     lower: Array,
     upper: Array,
 ) -> TwoLayerNet:
-    """cos(z + θ) = cos(a + θ) [- sin(a + θ)(z - a)] - ∫_a^b w(t) σ(z - t) dt on [a, b], w = sin or cos of t + θ."""
+    """Ridge units for cos(z + θ), z in [a, b] with centre m, by Taylor's formula from m in both directions.
+
+    ReLU: cos(m + θ) - sin(m + θ)(z - m) - ∫_m^b cos(t + θ)(z - t)₊ dt - ∫_a^m cos(t + θ)(t - z)₊ dt.
+    Steps H: cos(m + θ) - ∫_m^b sin(t + θ) H(z - t) dt + ∫_a^m sin(t + θ) H(t - z) dt.
+    From the centre ramps are half as high as from an end.
+    """
     speed = np.linalg.norm(omega, axis=1)
     moving = speed > 0
     offset = float((size[~moving] * np.cos(phase[~moving])).sum())
     omega, size, phase = omega[moving], size[moving], phase[moving]
     ends = np.stack([omega * lower, omega * upper])
     first, last = ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
-    offset += float((size * np.cos(first + phase)).sum())
+    centre = 0.5 * (first + last)
+    offset += float((size * np.cos(centre + phase)).sum())
     slope = None
     if activation == "relu":
-        steep = size * np.sin(first + phase)
+        steep = size * np.sin(centre + phase)
         slope = -(steep @ omega)
-        offset += float((steep * first).sum())
+        offset += float((steep * centre).sum())
     weight = np.cos if activation == "relu" else np.sin
     share = np.linspace(0, 1, _CUMULATIVE + 1)
     total = _mass(weight, first + phase, last + phase)
@@ -153,9 +159,11 @@ def _sample_ridges(
     u = rng.random(k)
     bin_ = np.minimum((cumulative < u[:, None]).sum(axis=1), _CUMULATIVE - 1)
     at = t[np.arange(k), bin_] + rng.random(k) * (last - first)[drawn] / _CUMULATIVE
-    sign = -np.sign(weight(at + phase[drawn]))
-    factor = 1.0 if activation == "relu" else _STEEPNESS
-    return TwoLayerNet(factor * omega[drawn], -factor * at, sign * p.sum() / k, activation, offset, slope)
+    direction = np.where(at > centre[drawn], 1.0, -1.0)
+    sign = -np.sign(weight(at + phase[drawn])) * (1.0 if activation == "relu" else direction)
+    steepness = direction * (1.0 if activation == "relu" else _STEEPNESS)
+    inner = steepness[:, None] * omega[drawn]
+    return TwoLayerNet(inner, -steepness * at, sign * p.sum() / k, activation, offset, slope)
 
 
 def _mass(weight: np.ufunc, a: Array, b: Array) -> Array:
