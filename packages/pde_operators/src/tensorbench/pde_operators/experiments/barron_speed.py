@@ -84,19 +84,18 @@ def by_dictionary(f: TrigFunction, g: TrigFunction) -> dict[tuple[int, ...], com
 
 
 def greedy(run: Run, data: Manufactured, *, units: int, dictionary: int, points: int) -> None:
-    """A greedy fit with a cached Gram matrix; the peer, scikit-learn's orthogonal matching pursuit, on fewer units."""
+    """A greedy fit with a cached Gram matrix; the peer, scikit-learn's orthogonal matching pursuit, on fewer units.
+
+    The atoms are Gaussian, so that none depends on others and all units are really placed.
+    """
     from sklearn.linear_model import orthogonal_mp_gram
 
     rng = run.rng
-    target = TrigFunction.from_sine_coefficients(data.solution)
-    x = rng.random((points, 2))
-    inner, bias = networks.ridge_dictionary(target, dictionary, rng)
-    atoms, values = np.maximum(x @ inner.T + bias, 0), target(x)
+    atoms, values = rng.standard_normal((points, dictionary)), rng.standard_normal(points)
     with measure() as cost:
-        networks.greedy_fit(atoms, values, units)
-    run.log(greedy_seconds=cost.seconds)
-    atoms = atoms[:, atoms.any(axis=0)][:, : dictionary // 4]
-    atoms = atoms / np.linalg.norm(atoms, axis=0)
+        found = networks.greedy_fit(atoms, values, units)
+    run.log(greedy_seconds=cost.seconds, greedy_units=len(found.chosen))
+    atoms = atoms[:, : dictionary // 4] / np.linalg.norm(atoms[:, : dictionary // 4], axis=0)
     few = units // 8
 
     def peer() -> object:
