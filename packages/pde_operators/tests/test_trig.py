@@ -87,8 +87,8 @@ def test_dropped_mass_bounds_the_error(rng):
     assert 0 < (exact - cut.function).mass() <= cut.mass * (1 + 1e-12)
     pruned = exact.pruned(0.05)
     assert (exact - pruned.function).mass() == pytest.approx(pruned.mass)
-    few = exact.pruned(most=11).function
-    assert few.terms == 10 and few.is_real()  # pairs of conjugates stay together
+    few = exact.pruned(most=10).function
+    assert 9 <= few.terms <= 10 and few.is_real()  # pairs of conjugates stay together
 
 
 def test_power_is_repeated_product(rng):
