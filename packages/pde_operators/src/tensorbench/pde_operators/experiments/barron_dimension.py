@@ -104,13 +104,16 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         ax.set(xlabel="dimension d", ylabel=text)
     if len(records) and (grid := records[records["method"] == "tensor_grid"]).size:
         points = rec.history(grid.head(1), "unknowns").sort_values("step")
-        axes[0].plot(points["step"], points["value"], label="tensor grid, 16 points an axis",
-                     **{k: v for k, v in plotting.style("tensor_grid").items() if k != "label"})  # fmt: skip
+        label = "tensor grid, 16 points an axis"
+        axes[0].plot(points["step"], points["value"], color="#222222", linestyle="--", marker="D", label=label)
     rows = records[records["method"] == "sparse_flow"] if len(records) else records
     if len(rows):
         points = rec.history(rows.head(1), "barron").sort_values("step")
         first = points.iloc[0]
-        plotting.guide(axes[1], 3, through=(float(first["step"]), float(first["value"])), text="slope 3")
+        limits = axes[1].get_ylim()
+        d, start = np.array([2.0, 10.0]), float(first["value"])
+        axes[1].plot(d, start * (d / 2) ** 3, color="#222222", linestyle="-.", linewidth=0.9, label="slope 3")
+        axes[1].set_ylim(limits[0], 2 * limits[1])
         plotting.guide(axes[1], 1, through=(float(first["step"]), float(first["value"])), text="slope 1")
     plotting.legend(fig)
     yield "dimension", fig
