@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from tensorbench.core import tracking
 from tensorbench.core.tracking import RunLog, Store, run_log, store
@@ -541,3 +542,9 @@ def test_the_command_line_names_a_folder_that_cannot_be_written(
     (tmp_path / "results").write_text("a file")
     assert main(["init", "--results", str(tmp_path / "results")]) == 1
     assert f"cannot create the MLflow store under {tmp_path / 'results'}" in caplog.text
+
+
+def test_a_commit_to_sqlite_does_not_wait_for_the_disk(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with Store.open(uri).client._tracking_client.store.ManagedSessionMaker() as session:
+        assert session.execute(sqlalchemy.text("PRAGMA synchronous")).scalar() == 0

@@ -187,7 +187,7 @@ def test_ivfopq_with_all_cells_is_opq(x, q):
     assert all_cells.macs[0] == 12 * 8 + 16 * 16 + 16 * 16 + 4 * members
 
 
-@pytest.mark.parametrize("library", ["faiss", "hnswlib"])
+@pytest.mark.parametrize("library", ["faiss", "hnswlib", "usearch"])
 def test_hnsw_recall(x, q, library):
     pytest.importorskip(library)
     truth = brute(x, q, 16, 10)

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from tensorbench.quantization import kernels
-from tensorbench.quantization.blocks import MX, NVFP4, BlockSpec, fake_quantize, quantize, scale_blocks
+from tensorbench.quantization.blocks import (
+    MX,
+    NVFP4,
+    BlockSpec,
+    _scales,
+    fake_quantize,
+    quantize,
+    scale_blocks,
+    scale_target,
+)
 from tensorbench.quantization.formats import get_format
 from tensorbench.quantization.packing import pack, unpack
 from tensorbench.quantization.scales import POWER_MODES, block_scale, power_exponent
@@ -276,3 +285,22 @@ def test_compiled_power_scales_are_the_plain_ones(name, mode):
     )
     bad = np.array([np.nan, np.inf], dtype=np.float32)
     assert np.isnan(kernels.power_scales(bad, form, mode)).all()
+
+
+@pytest.mark.parametrize("scale", ["e4m3", "ue5m3", "e3m4", "e5m2"])
+@pytest.mark.parametrize("elem", ["e2m1", "e4m3", "int4"])
+def test_compiled_float_scales_are_the_plain_ones(elem, scale):
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randint(-40, 30, (4000,), generator=generator)
+    amax = torch.cat([torch.randn(4000, generator=generator).abs() * 2.0**exponents, torch.zeros(3)])
+    amax = torch.cat([amax, torch.tensor([torch.nan, torch.inf])])
+    form, scale_form = get_format(elem), get_format(scale)
+    for tensor_scale in (None, "absmax"):
+        spec = BlockSpec(elem, scale, 16, tensor_scale=tensor_scale)
+        target = scale_target(spec) if tensor_scale else 0.0
+        for part in (amax, amax[:7], torch.zeros(4)):
+            plain, whole = _scales(part, spec)
+            made = kernels.float_scales(part.numpy(), form, scale_form, target)
+            assert made is not None and made[1] == float(whole)
+            np.testing.assert_array_equal(made[0], plain.numpy())
+    assert kernels.float_scales(amax.numpy(), form, get_format("bf16"), 0.0) is None

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from tensorbench.core.tasks.resnet import ResNet8
 from tensorbench.quantization.ent import activity, synthesis, verilog
 from tensorbench.quantization.ent.arrays import ARRAYS, SystolicOS, Trace, _skewed, make_array
 from tensorbench.quantization.ent.costs import UNIT_GATES, GateCost, GateModel
 from tensorbench.quantization.ent.encoders import ENCODERS, get_encoder
+from tensorbench.quantization.ent.mac_energy import mac_joules
 from tensorbench.quantization.ent.multiplier import wrap
 from tensorbench.quantization.ent.netlist import simulate
 from tensorbench.quantization.ent.network import int8_inference, network_energy, small_cnn
+from tensorbench.quantization.ptq.folding import fold_batch_norm
 
 PLACEMENTS = [(kind, place) for kind in ENCODERS for place in ("cell", "edge")]
 needs_yosys = pytest.mark.skipif(
@@ -146,6 +149,42 @@ def test_int8_network_on_an_array():
     assert cost.macs == 16 * 9 * 4 + 4 * 36 * 8 + 32 * 16 + 16 * 10
     assert sum(cost.energy_fj.values()) == pytest.approx(sum(cost.layer_fj.values()))
     assert 0 < cost.utilisation < 1
+
+
+def test_int8_network_with_branches():
+    """A residual network: the same shapes of products as its layers have, and logits close to those in float32."""
+    torch.manual_seed(0)
+    model, images = fold_batch_norm(ResNet8(width=4).eval()), torch.rand(20, 1, 14, 14)
+    logits, layers = int8_inference(model, images, images)
+    with torch.no_grad():
+        exact = model(images)
+    assert float((logits - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    products = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert sorted(layer.B.size for layer in layers) == sorted(m.weight.numel() for m in products)
+    assert all(layer.A.min() >= 0 and layer.A.max() <= 127 for layer in layers)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in products)
+
+
+def test_int8_network_refuses():
+    with pytest.raises(ValueError, match="neither a Conv2d nor a Linear"):
+        int8_inference(torch.nn.ReLU(), torch.rand(1, 3), torch.rand(1, 3))
+    with pytest.raises(ValueError, match="grouped"):
+        int8_inference(torch.nn.Conv2d(2, 2, 3, groups=2), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4))
+    with pytest.raises(ValueError, match="padding"):
+        int8_inference(torch.nn.Conv2d(2, 2, 3, padding="same"), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4))
+
+
+def test_energy_of_a_multiply_accumulate_by_width():
+    """Grows with the width, about as its square for wide operands; an array's cell of 8 bits costs about as much."""
+    joules = {bits: mac_joules(bits) for bits in (2, 3, 4, 7, 8, 16)}
+    assert list(joules.values()) == sorted(joules.values())
+    assert 2.2 < joules[16] / joules[8] < 4.5
+    A = np.clip(np.round(np.random.default_rng(0).normal(0, 32, (16, 64))), -127, 127).astype(np.int64)
+    array = make_array("matrix2d", 256)
+    whole = activity.energy(array, A, A.T.copy())
+    assert 0.5 < joules[8] * 1e15 * A.shape[0] ** 2 * A.shape[1] / sum(whole.values()) < 1.5
+    with pytest.raises(ValueError, match="2 to 20"):
+        mac_joules(1)
 
 
 @needs_yosys

@@ -19,9 +19,10 @@ derivative (flash attention) must be switched off: ``torch.nn.attention.sdpa_ker
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,7 @@ from tensorbench.core.errors import unknown
 
 from .autodiff import full_hessian, grad, hvp_of_grads
 from .base import (
+    Check,
     Optimizer,
     check_gradients,
     checked_loss,
@@ -38,6 +40,7 @@ from .base import (
     in_interval,
     nonnegative,
     positive,
+    shares,
     whole,
 )
 from .flat import flatten, unflatten
@@ -188,6 +191,13 @@ class AdaHessian(Optimizer):
     """
 
     needs_graph = True
+    checks: ClassVar[Mapping[str, Check]] = {
+        "lr": positive,
+        "betas": shares,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+        "hessian_power": partial(in_interval, low=0, high=1, closed="both"),
+    }
 
     def __init__(
         self, params: Iterable[Any], lr: float = 0.15, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-4,
@@ -195,12 +205,6 @@ class AdaHessian(Optimizer):
         update_every: int = 1, distribution: Kind = "rademacher", averaging: Averaging = "rms",
         signed_average: bool = False, clip: float | None = None, seed: int = 0, draw: Source | None = None,
     ) -> None:  # fmt: skip
-        positive("lr", lr)
-        for number, beta in enumerate(betas, start=1):
-            in_interval(f"beta{number}", beta, 0, 1)
-        nonnegative("eps", eps)
-        nonnegative("weight_decay", weight_decay)
-        in_interval("hessian_power", hessian_power, 0, 1, closed="both")
         if averaging not in _AVERAGING:
             raise ValueError(unknown("averaging", averaging, _AVERAGING))
         if clip is not None:

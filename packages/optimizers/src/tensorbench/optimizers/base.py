@@ -13,13 +13,14 @@ Every check is made before any state changes, so that a refused step leaves weig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 Closed = Literal["both", "left", "right", "neither"]
+Check = Callable[[str, Any], Any]  # (name, value); ValueError where the value cannot be
 
 
 class NonFiniteLossError(ValueError):
@@ -31,9 +32,35 @@ class NonFiniteGradientError(ValueError):
 
 
 class Optimizer(torch.optim.Optimizer):
-    """torch's optimizer, except that it refuses the state of another model."""
+    """torch's optimizer, except that it refuses the state of another model and bad numbers in any parameter group."""
 
     needs_graph = False
+    checks: ClassVar[Mapping[str, Check]] = {}  # of the hyperparameters that a group may have, by name
+    one_for_all: ClassVar[tuple[str, ...]] = ()  # hyperparameters in which the groups must agree
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's.
+
+        Raises:
+            ValueError: a hyperparameter outside its range, or one of its own where all groups share it.
+        """
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for name, check in self.checks.items():
+            if name in group:
+                check(name, group[name])
+        for name in self.one_for_all:
+            if group[name] != self.param_groups[0][name]:
+                raise ValueError(
+                    f"{type(self).__name__} has one {name} for all parameter groups, got {group[name]} "
+                    f"beside {self.param_groups[0][name]}"
+                )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's.
@@ -83,6 +110,18 @@ def in_interval(name: str, value: float, low: float, high: float, *, closed: Clo
         left, right = "[" if closed in ("both", "left") else "(", "]" if closed in ("both", "right") else ")"
         raise ValueError(f"{name} {value} must be in {left}{low:g}, {high:g}{right}")
     return value
+
+
+def share(name: str, value: float) -> float:
+    """``value`` where it lies in [0, 1): the share of the past that an average keeps."""
+    return in_interval(name, value, 0, 1)
+
+
+def shares(name: str, values: Sequence[float]) -> Sequence[float]:
+    """Several of them."""
+    for number, value in enumerate(values):
+        share(f"{name}[{number}]", value)
+    return values
 
 
 def whole(name: str, value: int, least: int = 1) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 
-from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive
+from .base import Check, Optimizer, check_gradients, checked_loss, nonnegative, positive, share
 from .matrix_functions import Method
 from .norms import RMS, ConvSpectral, L1ToRMS, MaxEntry, Norm, RMSToRMS, Spectral, Transposed
 from .roles import ROLES, Role, roles
@@ -153,6 +153,13 @@ class SteepestDescent(Optimizer):
         ValueError: numbers outside their range, a parameter without a norm, one that the norm is not of.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = {
+        "lr": positive,
+        "momentum": share,
+        "weight_decay": nonnegative,
+        "sharpness": lambda name, value: None if value is None else positive(name, value),
+    }
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -165,23 +172,24 @@ class SteepestDescent(Optimizer):
         scales: Mapping[str, float] | None = None,
     ) -> None:
         lr = (1.0 if sharpness is not None else 0.02) if lr is None else lr
-        if sharpness is not None:
-            positive("sharpness", sharpness)
         if nesterov and momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
-        defaults = {
-            "lr": nonnegative("lr", lr), "momentum": in_interval("momentum", momentum, 0, 1), "nesterov": nesterov,
-            "weight_decay": nonnegative("weight_decay", weight_decay), "sharpness": sharpness,
-        }  # fmt: skip
-        super().__init__(params, defaults)
+        self._norm_map, self._scale_map = norm_map, dict(scales or {})
         self._norms: dict[Tensor, Norm] = {}
         self._scales: dict[Tensor, float] = {}
-        for group in self.param_groups:
-            names = group.get("param_names", [None] * len(group["params"]))
-            for name, p in zip(names, group["params"], strict=True):
-                self._norms[p] = self._norm_of(name, norm_map)
-                self._norms[p].check(p.detach())
-                self._scales[p] = positive(f"the scale of {name!r}", (scales or {}).get(name, 1.0))
+        defaults = {
+            "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "sharpness": sharpness,
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Numbers as everywhere; then every parameter gets its norm and scale."""
+        super()._check_group(group)
+        names = group.get("param_names", [None] * len(group["params"]))
+        for name, p in zip(names, group["params"], strict=True):
+            self._norms[p] = self._norm_of(name, self._norm_map)
+            self._norms[p].check(p.detach())
+            self._scales[p] = positive(f"the scale of {name!r}", self._scale_map.get(name, 1.0))
 
     @staticmethod
     def _norm_of(name: str | None, norm_map: Mapping[str, Norm] | Norm) -> Norm:

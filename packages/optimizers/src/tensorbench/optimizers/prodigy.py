@@ -15,17 +15,35 @@ the new d over the old one's second moment, and this one with the old d througho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive
+from .base import (
+    Check,
+    Optimizer,
+    check_gradients,
+    checked_loss,
+    in_interval,
+    nonnegative,
+    positive,
+    share,
+    shares,
+)
+
+
+def _named(shown: str, name: str, value: float) -> float:
+    """The check of ``d``, which the user knows by another name."""
+    return positive(shown, value)
 
 
 class _SelfGrowing(Optimizer):
     """One step size over all groups, which lives in the groups (so that ``state_dict`` has it)."""
+
+    checks: ClassVar[Mapping[str, Check]] = {"lr": positive, "d": partial(_named, "d0")}
 
     def _all(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -46,7 +64,7 @@ class ProdigyNoEMA(_SelfGrowing):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1.0, d0: float = 1e-6) -> None:
-        super().__init__(params, {"lr": nonnegative("lr", lr), "d": positive("d0", d0)})
+        super().__init__(params, {"lr": lr, "d": d0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -78,8 +96,19 @@ class Prodigy(_SelfGrowing):
         bias_correction: Adam's, on the step.
 
     Raises:
-        ValueError: numbers outside their range; more than one learning rate.
+        ValueError: numbers outside their range; groups that differ in anything but ``weight_decay``.
     """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **_SelfGrowing.checks,
+        "betas": shares,
+        "beta3": share,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+        "d_coef": positive,
+        "growth_rate": partial(in_interval, low=1, high=math.inf, closed="right"),
+    }
+    one_for_all = ("lr", "betas", "beta3", "eps", "d0", "d_coef", "growth_rate", "bias_correction")
 
     def __init__(
         self,
@@ -94,16 +123,11 @@ class Prodigy(_SelfGrowing):
         growth_rate: float = math.inf,
         bias_correction: bool = False,
     ) -> None:
-        for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
-            in_interval(name, beta, 0, 1)
-        if not growth_rate > 1:
-            raise ValueError(f"growth_rate {growth_rate} must be above 1")
-        beta3 = math.sqrt(betas[1]) if beta3 is None else in_interval("beta3", beta3, 0, 1)
+        beta3 = math.sqrt(shares("betas", betas)[1]) if beta3 is None else beta3
         defaults = {
-            "lr": nonnegative("lr", lr), "betas": tuple(betas), "beta3": beta3, "eps": nonnegative("eps", eps),
-            "weight_decay": nonnegative("weight_decay", weight_decay), "d": positive("d0", d0), "d0": d0, "d_max": d0,
-            "d_coef": positive("d_coef", d_coef), "growth_rate": growth_rate, "bias_correction": bias_correction,
-            "numerator": 0.0, "step": 0,
+            "lr": lr, "betas": tuple(betas), "beta3": beta3, "eps": eps, "weight_decay": weight_decay,
+            "d": d0, "d0": d0, "d_max": d0, "d_coef": d_coef, "growth_rate": growth_rate,
+            "bias_correction": bias_correction, "numerator": 0.0, "step": 0,
         }  # fmt: skip
         super().__init__(params, defaults)
 

@@ -10,14 +10,15 @@ side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, whole
+from .base import Check, Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive, share, whole
 from .matrix_functions import inv_root
 
 
@@ -39,7 +40,19 @@ class Shampoo(Optimizer):
 
     Raises:
         ValueError: numbers outside their range.
+
+    Tensors of one shape are dealt with in one batch.
     """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "lr": positive,
+        "beta": partial(in_interval, low=0, high=1, closed="both"),
+        "update_every": whole,
+        "eps": nonnegative,
+        "exponent": partial(in_interval, low=-1, high=0),
+        "momentum": share,
+        "weight_decay": nonnegative,
+    }
 
     def __init__(
         self,
@@ -53,14 +66,9 @@ class Shampoo(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {
-            "lr": nonnegative("lr", lr),
-            "beta": in_interval("beta", beta, 0, 1, closed="both"),
-            "update_every": whole("update_every", update_every),
-            "eps": nonnegative("eps", eps),
-            "exponent": in_interval("exponent", exponent, -1, 0),
-            "momentum": in_interval("momentum", momentum, 0, 1),
-            "weight_decay": nonnegative("weight_decay", weight_decay),
-        }
+            "lr": lr, "beta": beta, "update_every": update_every, "eps": eps, "exponent": exponent,
+            "momentum": momentum, "weight_decay": weight_decay,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def _has_shape_of_parameter(self, name: str) -> bool:
@@ -79,38 +87,66 @@ class Shampoo(Optimizer):
         loss = None if closure is None else checked_loss(closure)
         check_gradients(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                update = self._update(p, group)
-                if group["momentum"]:
-                    kept = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    update = kept.mul_(group["momentum"]).add_(update)
-                if group["weight_decay"]:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"])
+            moving = [p for p in group["params"] if p.grad is not None]
+            if not moving:
+                continue
+            found: dict[Tensor, Tensor] = {}
+            for alike in self._stacks(moving):
+                found.update(zip(alike, self._precondition(alike, group), strict=True))
+            updates = [found[p] for p in moving]
+            if group["momentum"]:
+                kept = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in moving]
+                torch._foreach_mul_(kept, group["momentum"])
+                torch._foreach_add_(kept, updates)
+                updates = kept
+            if group["weight_decay"]:
+                torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(moving, updates, alpha=-group["lr"])
         return loss
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> Tensor:
-        assert p.grad is not None
-        G = p.grad.flatten(1) if p.ndim > 1 else p.grad.reshape(-1, 1)
-        state, beta, eps = self.state[p], group["beta"], group["eps"]
-        sides = ("L",) if p.ndim < 2 else ("L", "R")
-        exponent = group["exponent"] * (2 if p.ndim < 2 else 1)
-        if "step" not in state:
-            state["step"] = 0
-            for side, n in zip(sides, G.shape, strict=False):
-                state[side] = eps * torch.eye(n, dtype=G.dtype, device=G.device) if beta else G.new_zeros(n, n)
-        for side, product in zip(sides, (G @ G.mT, G.mT @ G), strict=False):
-            state[side].mul_(beta).add_(product, alpha=1.0 if beta == 1 else 1 - beta)
-            if state["step"] % group["update_every"] == 0:
-                damping = 0.0 if beta == 1 else eps
-                state[f"root_{side}"] = _power(state[side], exponent, damping)
-        state["step"] += 1
-        update = state["root_L"] @ G
-        if p.ndim > 1:
-            update = update @ state["root_R"]
-        return update.view_as(p)
+    def _stacks(self, params: list[Tensor]) -> list[list[Tensor]]:
+        """Parameters that can be dealt with together: of one matrix's shape, as many steps old."""
+        alike: dict[Any, list[Tensor]] = {}
+        for p in params:
+            key = (_matrix(p).shape, p.ndim > 1, p.dtype, p.device, self.state[p].get("step", 0))
+            alike.setdefault(key, []).append(p)
+        return list(alike.values())
+
+    def _precondition(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """The preconditioned gradients of parameters of one shape, whose statistics take the gradients in first."""
+        beta, eps = group["beta"], group["eps"]
+        G = torch.stack([_matrix(p.grad) for p in params])  # type: ignore[arg-type]
+        matrices = params[0].ndim > 1
+        sides = ("L", "R") if matrices else ("L",)
+        exponent = group["exponent"] * (1 if matrices else 2)
+        step = self.state[params[0]].get("step", 0)
+        roots: list[Tensor] = []
+        for side, n, product in zip(sides, G.shape[1:], (G @ G.mT, G.mT @ G), strict=False):
+            for p in params:
+                if side not in self.state[p]:
+                    identity = torch.eye(n, dtype=G.dtype, device=G.device)
+                    self.state[p][side] = eps * identity if beta else torch.zeros_like(identity)
+            statistics = [self.state[p][side] for p in params]
+            torch._foreach_mul_(statistics, beta)
+            torch._foreach_add_(statistics, list(product), alpha=1.0 if beta == 1 else 1 - beta)
+            if step % group["update_every"] == 0:
+                root = _power(torch.stack(statistics), exponent, 0.0 if beta == 1 else eps)
+                for p, own in zip(params, root, strict=True):
+                    self.state[p][f"root_{side}"] = own.clone()  # not a view, which would keep the whole batch alive
+            else:
+                root = torch.stack([self.state[p][f"root_{side}"] for p in params])
+            roots.append(root)
+        update = roots[0] @ G
+        if matrices:
+            update = update @ roots[1]
+        for p in params:
+            self.state[p]["step"] = step + 1
+        return [own.reshape(p.shape) for p, own in zip(params, update, strict=True)]
+
+
+def _matrix(x: Tensor) -> Tensor:
+    """A tensor as (out, rest), a vector as a column."""
+    return x.flatten(1) if x.ndim > 1 else x.reshape(-1, 1)
 
 
 def _power(A: Tensor, exponent: float, damping: float) -> Tensor:
@@ -119,17 +155,19 @@ def _power(A: Tensor, exponent: float, damping: float) -> Tensor:
         if exponent == -1 / p:
             return inv_root(A, p, damping=damping)
     values, vectors = torch.linalg.eigh(A)
-    floor = values[-1].abs() * A.shape[-1] * torch.finfo(A.dtype).eps
+    floor = values[..., -1:].abs() * A.shape[-1] * torch.finfo(A.dtype).eps
     shifted = values.clamp_min(0) + damping
     powers = torch.where(shifted > floor, shifted**exponent, 0.0)
-    return (vectors * powers) @ vectors.mT
+    return (vectors * powers[..., None, :]) @ vectors.mT
 
 
 class ShampooNoEMA(Optimizer):
     """W ← W − lr · (G Gᵀ)^(−1/4) G (Gᵀ G)^(−1/4), computed as it is written."""
 
+    checks: ClassVar[Mapping[str, Check]] = {"lr": positive}
+
     def __init__(self, params: Iterable[Any], lr: float = 0.02) -> None:
-        super().__init__(params, {"lr": nonnegative("lr", lr)})
+        super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -139,6 +177,6 @@ class ShampooNoEMA(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    G = p.grad.flatten(1) if p.ndim > 1 else p.grad.reshape(-1, 1)
+                    G = _matrix(p.grad)
                     p.add_(precondition(G, G @ G.mT, G.mT @ G).view_as(p), alpha=-group["lr"])
         return loss

@@ -236,10 +236,17 @@ def _mode_products(core: Tensor, factors: Sequence[Tensor], first: int) -> Tenso
 
 
 def _mix(x: Tensor, table: Tensor) -> Tensor:
-    """Σᵢ x[b,i,m] table[i,o,m]: one small matrix product a mode."""
-    sizes = x.shape[2:]
-    y = torch.einsum("bim,iom->bom", x.flatten(2), table.flatten(2))
-    return y.reshape(*y.shape[:2], *sizes)
+    """Σᵢ x[b,i,m] table[i,o,m]: one small matrix product a mode, in real numbers, which run faster in batches.
+
+    (xʳ, xⁱ) times the blocks [[Wʳ, Wⁱ], [-Wⁱ, Wʳ]], of which the second row of blocks is i W.
+    """
+    sizes, (batch, cin), cout = x.shape[2:], x.shape[:2], table.shape[1]
+    left = torch.view_as_real(x.flatten(2)).permute(2, 0, 1, 3).reshape(-1, batch, 2 * cin)
+    flat = table.flatten(2)
+    blocks = torch.view_as_real(torch.stack([flat, 1j * flat], dim=1))  # in, part, out, mode, part
+    right = blocks.permute(3, 0, 1, 2, 4).reshape(-1, 2 * cin, 2 * cout)
+    y = torch.view_as_complex(torch.bmm(left, right).reshape(-1, batch, cout, 2))
+    return y.permute(1, 2, 0).reshape(batch, cout, *sizes)
 
 
 # --- parameters ----------------------------------------------------------------------------------------------------

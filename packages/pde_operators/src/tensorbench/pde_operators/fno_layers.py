@@ -35,7 +35,9 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(bound * (2 * torch.rand(out_channels, generator=generator) - 1)) if bias else None
 
     def forward(self, x: Float[Tensor, "batch cin *grid"]) -> Float[Tensor, "batch cout *grid"]:
-        y = F.conv1d(x.flatten(2), self.weight, self.bias)
+        flat, weight = x.flatten(2), self.weight[..., 0].expand(x.shape[0], -1, -1)
+        # A product of matrices for every sample; the library's convolution of width 1 takes about twice as long.
+        y = torch.bmm(weight, flat) if self.bias is None else torch.baddbmm(self.bias[:, None], weight, flat)
         return y.reshape(*y.shape[:2], *x.shape[2:])
 
 

@@ -184,6 +184,12 @@ def scale_blocks(x: Float[Tensor, "*shape"], spec: BlockSpec, axis: int = -1) ->
     return Scaled(blocks, scale, whole, layout)
 
 
+def scale_target(spec: BlockSpec) -> float:
+    """The largest block scale that a scale of the tensor aims at."""
+    # with the largest of a scale that reaches as far as float32, the tensor's scale would be zero
+    return spec.scale_format.max if spec.scale_format.max <= 2**16 else WIDE_TARGET
+
+
 def _scales(amax: Tensor, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     """The scale of each block, NaN where its largest magnitude is not finite, and that of the tensor."""
     finite = torch.isfinite(amax)
@@ -193,9 +199,7 @@ def _scales(amax: Tensor, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     if spec.tensor_scale == "absmax":
         largest = clean.amax()
         if largest > 0:
-            # with the largest of a scale that reaches as far as float32, the tensor's scale would be zero
-            target = spec.scale_format.max if spec.scale_format.max <= 2**16 else WIDE_TARGET
-            whole = largest / (spec.element_format.max * target)
+            whole = largest / (spec.element_format.max * scale_target(spec))
             clean = clean / whole
     scale = block_scale(clean, spec.element_format, spec.scale_format, spec.scale_mode or "nearest")
     return (scale if sound else torch.where(finite, scale, torch.nan)), whole
@@ -227,7 +231,7 @@ class _Fast:
 
 def _fast(x: Tensor, spec: BlockSpec, axis: int) -> _Fast | None:
     """None where the loops do not apply, so that the plain way has to do it (and to raise the errors)."""
-    grid = kernels.Grid.of(spec.element_format)
+    grid = kernels.Grid.of(spec.element_format)  # elements have a sign
     if grid is None or spec.rounding != "even" or x.dtype != torch.float32 or x.device.type != "cpu":
         return None
     if isinstance(spec.block, tuple) or x.ndim == 0 or x.numel() == 0 or not -x.ndim <= axis < x.ndim:
@@ -245,6 +249,11 @@ def _fast(x: Tensor, spec: BlockSpec, axis: int) -> _Fast | None:
     if spec.scale_mode in POWER_MODES and spec.tensor_scale is None:
         scale = torch.from_numpy(kernels.power_scales(largest, spec.element_format, spec.scale_mode))
         return _Fast(seen, block, grid, scale, torch.ones(()), layout)
+    if spec.scale_mode == "nearest":
+        target = scale_target(spec) if spec.tensor_scale == "absmax" else 0.0
+        made = kernels.float_scales(largest, spec.element_format, spec.scale_format, target)
+        if made is not None:
+            return _Fast(seen, block, grid, torch.from_numpy(made[0]), torch.tensor(made[1]), layout)
     return _Fast(seen, block, grid, *_scales(torch.from_numpy(largest), spec), layout)
 
 

@@ -34,12 +34,12 @@ class Grid:
     @classmethod
     @functools.lru_cache(maxsize=64)
     def of(cls, form: Format) -> Grid | None:
-        """None where float32 arithmetic would not be exact."""
+        """None where float32 arithmetic would not be exact. Of an unsigned format it is for what is not negative."""
         if isinstance(form, FloatFormat):
             fits = (
                 form.min_exponent - form.mantissa_bits > -100 and form.max_exponent < 100 and form.mantissa_bits <= 12
             )
-            if not fits or not form.signed:
+            if not fits or form.specials == "power":
                 return None
             low, high, step = 2.0**form.min_exponent, 2.0**form.max_exponent, 2.0**-form.mantissa_bits
             return cls(*map(np.float32, (low, high, 1.5 * 2**23 * step, form.max)), form.mantissa_bits, True)
@@ -158,6 +158,51 @@ def _power_scales(amax, largest, top_exponent, mode, carry, out):
             exponent -= top_exponent
         exponent = -127 if a == 0 else min(max(exponent, -127), 127)
         out[k] = np.float32(np.int64((exponent + 1023) << 52).view(np.float64))
+
+
+@njit(cache=True, nogil=True)
+def _float_scales(amax, element_max, target, low, high, magic, largest, out):
+    """The scale of each block rounded to nearest, 1 where that is zero; returns the scale of the whole tensor, for
+    which ``target`` (0: none) is the largest block scale."""
+    whole, one = np.float32(1), np.float32(1)
+    if target > 0:
+        top = np.float32(0)
+        for k in range(amax.size):
+            if np.isfinite(amax[k]) and amax[k] > top:
+                top = amax[k]
+        if top > 0:
+            whole = np.float32(top / target)
+    for k in range(amax.size):
+        a = amax[k]
+        if not np.isfinite(a):
+            out[k] = np.nan
+            continue
+        clean = np.float32(a / whole) if target > 0 else a
+        scale = _element(np.float32(clean / element_max), one, low, high, magic, largest)
+        out[k] = one if scale == 0 else scale
+    return whole
+
+
+def float_scales(amax: np.ndarray, form: Format, scale: Format, target: float) -> tuple[np.ndarray, float] | None:
+    """The scale of each block in a float format, NaN where ``amax`` is not finite, and that of the tensor.
+
+    ``target`` is the largest block scale wanted, or 0 for no scale of the tensor. None where float32 is not exact.
+    """
+    grid = Grid.of(scale)
+    if grid is None or not grid.is_float:
+        return None
+    out = np.empty(amax.shape, dtype=np.float32)
+    whole = _float_scales(
+        amax.reshape(-1),
+        np.float32(form.max),
+        np.float32(form.max * target),
+        grid.low,
+        grid.high,
+        grid.magic,
+        grid.largest,
+        out.reshape(-1),
+    )
+    return out, float(whole)
 
 
 _POWER_MODES = {"floor": 0, "rceil": 1, "ceil": 2, "even": 3}

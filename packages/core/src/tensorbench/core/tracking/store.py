@@ -4,6 +4,8 @@ meets ``database is locked``; with a server the calls fail within seconds instea
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import re
@@ -214,6 +216,27 @@ def _prepare() -> None:
     for name in ("mlflow", "alembic"):
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(logging.WARNING)
+    _do_not_wait_for_the_disk()
+
+
+@functools.cache
+def _do_not_wait_for_the_disk() -> None:
+    """SQLite leaves it to the operating system when writes reach the disk.
+
+    A run is a dozen commits, and waiting for the disk at each took a tenth of a second of every run. A killed process
+    loses nothing by it; a machine that loses power may lose the last runs or the database, which is a log: every run
+    has its record, and ``snakemake sync`` logs what the store lacks.
+    """
+    import sqlite3
+
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            with contextlib.suppress(sqlite3.Error):  # a broken database tells of itself when it is used
+                connection.execute("PRAGMA synchronous=OFF")
 
 
 def _file_lock(database: Path, timeout: float = LOCK_SECONDS) -> AbstractContextManager[Any]:

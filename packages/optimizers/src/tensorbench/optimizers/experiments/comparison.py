@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from tensorbench.core.run import Run
 from tensorbench.core.training import History, fit
 from tensorbench.optimizers.base import NonFiniteGradientError
 from tensorbench.optimizers.methods import create
-from tensorbench.optimizers.tasks import Task
+from tensorbench.optimizers.tasks import PARTS, Task
 
 MakeTask = Callable[[torch.Generator], Task]
 _CALIBRATION_STEPS = 20
@@ -30,20 +31,28 @@ _CALIBRATION_STEPS = 20
 
 def train_once(
     make: MakeTask, seed: int, name: str, lr: float, options: Mapping[str, Any], steps: int, points: int = 0,
-    schedule: str = "cosine", warmup: float = 0.05,
+    parts: Sequence[str] = PARTS, schedule: str = "cosine", warmup: float = 0.05,
 ) -> tuple[History, dict[str, float], float]:  # fmt: skip
-    """Train a new model; the history, the final metrics and the state of the optimizer in units of the parameters."""
+    """Train a new model; the history, the final metrics of ``parts`` and the optimizer's state in units of the weights.
+
+    On the way, at ``points`` equal distances, only the validation part is looked at: the others cost as much as many
+    steps.
+    """
     task = make(torch.Generator().manual_seed(seed))
     optimizer = create(name, task.model, lr, **options)
     try:
         history = fit(
             task.model, task.batches, task.loss, optimizer,
             steps=steps, schedule=schedule, warmup=warmup,
-            evaluate=task.evaluate, evaluate_every=max(1, steps // points) if points else None,
+            evaluate=partial(task.evaluate, parts=("valid",)),
+            evaluate_every=max(1, steps // points) if points else None,
         )  # fmt: skip
     except NonFiniteGradientError:  # torch's own rules would step to NaN and be stopped at the next loss
         history = History(stopped="diverged")
-    final = history.evaluations[-1][1] if history.evaluations and not history.diverged else {}
+    final: dict[str, float] = {}
+    if history.evaluations and not history.diverged:
+        rest = [part for part in parts if part != "valid"]
+        final = history.evaluations[-1][1] | task.evaluate(task.model, rest)
     size = sum(p.numel() * p.element_size() for p in task.model.parameters())
     return history, final, state_bytes(optimizer) / size
 
@@ -95,13 +104,13 @@ def compare(
     Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, their ``equal_time_…``
     counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
     bytes of parameters), ``steps_to_target`` (first evaluation with at most ``target`` of validation loss),
-    ``diverged``; histories of the losses by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by factor, with
-    ``worst_rise``, how far the test error rises at half or twice the learning rate.
+    ``diverged``; histories of the validation loss by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by
+    factor, with ``worst_rise``, how far the test error rises at half or twice the learning rate.
     A training that diverged has NaN for its losses.
     """
     name = run.method.uses
     if run.trial is not None:
-        history, final, _ = train_once(make, run.seed, name, lr, options, steps)
+        history, final, _ = train_once(make, run.seed, name, lr, options, steps, parts=("valid",))
         run.log(valid_loss=final.get("valid_loss", math.nan), diverged=history.diverged)
         return
     reference = adamw_step_seconds(make, run.seed)
@@ -114,8 +123,8 @@ def compare(
     seconds = history.seconds / max(1, history.steps)
     ratio = seconds / reference
     # A training that diverged has measured something on its way, which must not be taken for its end.
-    on_the_way = history.evaluations[0][1] if history.evaluations else ("train_loss", "valid_loss", "test_loss")
-    losses = list(final or on_the_way)
+    seen = history.evaluations[0][1] if history.evaluations else ("valid_loss",)
+    losses = list(final or (key.replace("valid", part) for part in PARTS for key in seen))
     run.log(
         **{key: final.get(key, math.nan) for key in losses},
         step_ratio=ratio, step_milliseconds=1e3 * seconds, state_ratio=state, diverged=history.diverged,
@@ -132,7 +141,9 @@ def compare(
     if run.seed < sensitivity_seeds:
         errors = {}
         for factor in sorted({1.0, *sensitivity}):
-            trained = final if factor == 1.0 else train_once(make, run.seed, name, lr * factor, options, steps)[1]
+            trained = final
+            if factor != 1.0:
+                trained = train_once(make, run.seed, name, lr * factor, options, steps, parts=("valid", "test"))[1]
             run.log(step=factor, sensitivity_loss=trained.get("valid_loss", math.nan))
             if "test_error" in losses:
                 errors[factor] = trained.get("test_error", math.nan)

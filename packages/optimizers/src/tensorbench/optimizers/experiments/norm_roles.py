@@ -8,6 +8,7 @@ the same, and each is tuned over the same learning rates. Losses are in nats a c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -52,9 +53,12 @@ def run(run: Run) -> None:
     with run.time("train"):
         history = fit(
             task.model, task.batches, task.loss, optimizer, steps=options["steps"], schedule="linear", warmup=0.05,
-            evaluate=task.evaluate, evaluate_every=options["measure"], log=run.log, log_every=options["steps"],
+            evaluate=partial(task.evaluate, parts=("valid",)), evaluate_every=options["measure"], log=run.log,
+            log_every=options["steps"],
         )  # fmt: skip
     run.log(diverged=history.diverged)
+    if run.trial is None and not history.diverged:
+        run.log(**task.evaluate(task.model, ("train", "test")))
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

@@ -10,13 +10,13 @@ The paper trains ResNet-20 with ngrads = 512, λ = 1e-5, weight decay 3e-3, batc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..base import Optimizer, check_gradients, checked_loss, in_interval, nonnegative, positive, whole
+from ..base import Check, Optimizer, check_gradients, checked_loss, nonnegative, positive, share, whole
 from ..flat import flatten, unflatten
 from .dynamic import DynamicMFAC
 
@@ -38,15 +38,15 @@ class MFAC(Optimizer):
             complex or non-finite gradients. Nothing has changed then.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = {"lr": positive, "weight_decay": nonnegative}
+
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, ngrads: int = 1024, damp: float = 1e-5, momentum: float = 0.0,
         weight_decay: float = 0.0, sparse: bool = False, device: torch.device | str | None = None,
     ) -> None:  # fmt: skip
-        positive("lr", lr)
         whole("ngrads", ngrads)
         positive("damp", damp)
-        in_interval("momentum", momentum, 0, 1)
-        nonnegative("weight_decay", weight_decay)
+        share("momentum", momentum)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.momentum = momentum
         weights = flatten([p.detach() for p in self._all()])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from tensorbench.core.errors import unknown
 
 from ..autodiff import grad, hvp_of_grads
 from ..base import (
+    Check,
     Optimizer,
     check_gradients,
     checked_loss,
@@ -26,6 +28,7 @@ from ..base import (
     in_interval,
     nonnegative,
     positive,
+    share,
 )
 from ..flat import flatten, unflatten
 from .inverse_free import Geometry, InverseFree, check_geometry
@@ -40,6 +43,11 @@ Part = Kron | LowRank | InverseFree
 
 def _modes(p: Tensor) -> tuple[int, ...]:
     return tuple(p.squeeze().shape) or (1,)
+
+
+def _two_positive(name: str, values: Sequence[float]) -> None:
+    if len(values) != 2 or not all(value > 0 for value in values):
+        raise ValueError(f"{name} {values} must be two positive numbers")
 
 
 class PSGD(Optimizer):
@@ -69,6 +77,15 @@ class PSGD(Optimizer):
 
     ``kron`` treats tensors of the same shape in one go.
     """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "lr": positive,
+        "lr_preconditioner": partial(in_interval, low=0, high=2, closed="right"),
+        "momentum": share,
+        "weight_decay": nonnegative,
+        "grad_clip_max_amps": _two_positive,
+        "grad_clip_max_norm": partial(in_interval, low=0, high=math.inf, closed="right"),
+    }
 
     def __init__(
         self,
@@ -100,10 +117,6 @@ class PSGD(Optimizer):
             raise ValueError(unknown("products", products, ["exact", "finite_difference"]))
         if whiten_momentum and not momentum:
             raise ValueError("whiten_momentum needs momentum > 0; without it the average is the gradient")
-        if len(grad_clip_max_amps) != 2 or not all(amp > 0 for amp in grad_clip_max_amps):
-            raise ValueError(f"grad_clip_max_amps {grad_clip_max_amps} must be two positive numbers")
-        if not grad_clip_max_norm > 0:
-            raise ValueError(f"grad_clip_max_norm {grad_clip_max_norm} must be positive")
         self.kind, self.whiten, self.products = kind, whiten, products
         self.whiten_momentum, self.update_probability = whiten_momentum, update_probability
         self.needs_graph = not whiten
@@ -119,10 +132,10 @@ class PSGD(Optimizer):
             self._options |= {"max_size": max_size, "max_skew": max_skew, "stacked": True}
         self._init_scale = None if init_scale is None else positive("init_scale", init_scale)
         defaults = {
-            "lr": positive("lr", (1e-3 if whiten else 1e-2) if lr is None else lr),
-            "lr_preconditioner": in_interval("lr_preconditioner", lr_preconditioner, 0, 2, closed="right"),
-            "momentum": in_interval("momentum", momentum, 0, 1),
-            "weight_decay": nonnegative("weight_decay", weight_decay),
+            "lr": (1e-3 if whiten else 1e-2) if lr is None else lr,
+            "lr_preconditioner": lr_preconditioner,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
             "grad_clip_max_amps": grad_clip_max_amps,
             "grad_clip_max_norm": grad_clip_max_norm,
             "steps": 0,

@@ -11,14 +11,14 @@ the first-order cut of the exponential map, which keeps to additions and product
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..base import in_interval, positive
+from ..base import Check, positive, share
 from ..kron import Average, LayerStatistics, Shared
 from .fisher_kl import gradients
 from .layerwise import KroneckerOptimizer, Others
@@ -48,6 +48,8 @@ class INGD(KroneckerOptimizer):
             Conv2d layers: ``refuse``, or ``sgd`` with the same lr and momentum.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = {**KroneckerOptimizer.checks, "lr_cov": positive, "beta2": share}
+
     def __init__(
         self,
         model: nn.Module,
@@ -70,8 +72,6 @@ class INGD(KroneckerOptimizer):
         others: Others = "refuse",
         params: Iterable[Any] | None = None,
     ) -> None:
-        positive("lr_cov", lr_cov)
-        in_interval("beta2", beta2, 0, 1)
         self._names = (structure, structure) if isinstance(structure, str) else tuple(structure)
         self._sizes, self._faster, self._split = dict(sizes or {}), faster, split_positions
         if "kronecker" in self._names:

@@ -7,14 +7,14 @@ in the factors' eigenbases.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..base import in_interval
+from ..base import Check, share
 from ..kron import Average, LayerStatistics, Shared
 from .layerwise import KroneckerOptimizer, Others
 
@@ -30,6 +30,8 @@ class KFAC(KroneckerOptimizer):
         dtype: of statistics and factors. LAPACK has no half precision: inverses and eigenvectors are then computed in
             float32 and rounded, or, with ``cast=False``, torch's error is raised.
     """
+
+    checks: ClassVar[Mapping[str, Check]] = {**KroneckerOptimizer.checks, "decay": share}
 
     def __init__(
         self,
@@ -49,7 +51,6 @@ class KFAC(KroneckerOptimizer):
         others: Others = "refuse",
         params: Iterable[Any] | None = None,
     ) -> None:
-        in_interval("decay", decay, 0, 1)
         self._eig, self._cast = eig, cast
         defaults = {
             "lr": lr, "damping": damping, "decay": decay, "momentum": momentum, "weight_decay": weight_decay, "T": T,

@@ -3,8 +3,8 @@ the refresh every T steps, momentum and weight decay, parameters outside of such
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,14 +14,15 @@ from tensorbench.core.errors import unknown
 
 from .. import kron
 from ..base import (
+    Check,
     NonFiniteGradientError,
     NonFiniteLossError,
     Optimizer,
     check_gradients,
     checked_loss,
-    in_interval,
     nonnegative,
     positive,
+    share,
     whole,
 )
 from ..kron import Average, KroneckerStatistics, LayerStatistics, Shared
@@ -37,6 +38,14 @@ class KroneckerOptimizer(Optimizer):
     precondition its gradient; weight decay is added to the preconditioned gradient from step 20·T on; then momentum.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = {
+        "lr": positive,
+        "damping": nonnegative,
+        "weight_decay": nonnegative,
+        "momentum": share,
+        "T": whole,
+    }
+
     def __init__(
         self,
         model: nn.Module,
@@ -48,11 +57,6 @@ class KroneckerOptimizer(Optimizer):
         average: Average,
         others: Others,
     ) -> None:
-        positive("lr", defaults["lr"])
-        nonnegative("damping", defaults["damping"])
-        nonnegative("weight_decay", defaults["weight_decay"])
-        in_interval("momentum", defaults["momentum"], 0, 1)
-        whole("T", defaults["T"])
         if others not in ("refuse", "sgd"):
             raise ValueError(unknown("choice for other parameters", str(others), ["refuse", "sgd"]))
         found = kron.unsupported(model)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+PARTS = ("train", "valid", "test")
+
+
+class Evaluate(Protocol):
+    """What is measured of a model, on the named parts of the data."""
+
+    def __call__(self, model: nn.Module, parts: Sequence[str] = PARTS) -> dict[str, float]: ...
+
+
+class Loss(Protocol):
+    def __call__(self, model: nn.Module, batch: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -14,10 +26,10 @@ class Task:
     """A model to train, its batches, its loss, and what is measured on which part of the data.
 
     ``batches`` is endless. ``evaluate`` gives ``train_loss``, ``valid_loss``, ``test_loss`` (nats) and, for classes,
-    ``valid_error`` and ``test_error`` (shares in [0, 1]).
+    ``train_error``, ``valid_error``, ``test_error`` (shares in [0, 1]), or those of the parts asked for.
     """
 
     model: nn.Module
     batches: Iterator[Any]
-    loss: Callable[[nn.Module, Any], Tensor]
-    evaluate: Callable[[nn.Module], dict[str, float]]
+    loss: Loss
+    evaluate: Evaluate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -9,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tensorbench.core.data.shared import TokenText
 from tensorbench.core.tasks import char_lm
 
-from . import Task
+from . import PARTS, Task
 
 
 def task(
@@ -20,16 +22,13 @@ def task(
 
     ``plain_attention`` computes attention by plain products, which can be differentiated twice (the fused kernel not).
     """
-    model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary), width=width), generator)
+    network = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary), width=width), generator)
 
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        return {
-            f"{name}_loss": char_lm.evaluate(network, getattr(text, name), windows=windows)
-            for name in ("train", "valid", "test")
-        }
+    def evaluate(model: nn.Module, parts: Sequence[str] = PARTS) -> dict[str, float]:
+        return {f"{name}_loss": char_lm.evaluate(model, getattr(text, name), windows=windows) for name in parts}
 
     loss = _plain_loss if plain_attention else char_lm.loss
-    return Task(model, char_lm.batches(text.train, generator, batch=batch), loss, evaluate)
+    return Task(network, char_lm.batches(text.train, generator, batch=batch), loss, evaluate)
 
 
 def _plain_loss(network: nn.Module, batch: char_lm.Batch) -> Tensor:

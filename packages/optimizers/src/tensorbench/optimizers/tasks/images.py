@@ -20,7 +20,7 @@ from tensorbench.core.data.shared import LabelledImages
 from tensorbench.core.errors import unknown
 from tensorbench.core.tasks.resnet import ResNet8
 
-from . import Task
+from . import PARTS, Task
 
 Part = tuple[Float[Tensor, "samples 1 height width"], Int[Tensor, " samples"]]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -140,10 +140,10 @@ def measure(model: nn.Module, part: Part, chunk: int = 1024) -> tuple[float, flo
 def task(model: nn.Module, images: Images, generator: torch.Generator, size: int = 128) -> Task:
     """The task of training ``model`` on ``images`` in batches of ``size`` drawn with ``generator``."""
 
-    def evaluate(network: nn.Module) -> dict[str, float]:
+    def evaluate(model: nn.Module, parts: Sequence[str] = PARTS) -> dict[str, float]:
         found: dict[str, float] = {}
-        for name in ("train", "valid", "test"):
-            nats, share = measure(network, getattr(images, name))
+        for name in parts:
+            nats, share = measure(model, getattr(images, name))
             found |= {f"{name}_loss": nats, f"{name}_error": share}
         return found
 

@@ -11,9 +11,9 @@ Ba 2015), RMSProp (Tieleman, Hinton 2012), Adagrad (Duchi et al. 2011) and Lion 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -179,6 +179,12 @@ class Entrywise(base.Optimizer):
         ValueError: lr not positive, negative weight decay, gradients that are missing, sparse, complex or not finite.
     """
 
+    checks: ClassVar[Mapping[str, base.Check]] = {
+        "lr": base.positive,
+        "gradient_scale": base.positive,
+        "weight_decay": base.nonnegative,
+    }
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -190,10 +196,6 @@ class Entrywise(base.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "gradient_scale": gradient_scale, "weight_decay": weight_decay})
         self.rule = rule
-        for group in self.param_groups:
-            base.positive("lr", group["lr"])
-            base.positive("gradient_scale", group["gradient_scale"])
-            base.nonnegative("weight_decay", group["weight_decay"])
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -13,6 +13,8 @@ from tensorbench.core.records import artifacts, history
 
 SHOWN = ("fno", "tfno_tucker", "tfno_joint", "unet", "oneway_unet", "deeponet", "pod_ridge", "tt_matrix")
 IN_FIELDS = ("fno", "tfno_tucker", "unet", "deeponet", "pod_ridge")
+WEIGHT_TICKS = [a * 10**k for k in range(2, 9) for a in (1, 3)]
+LEAST_ENERGY = 1e-8  # of the largest shell's, what a spectrum shows
 
 
 def _datasets(records: pd.DataFrame) -> list[str]:
@@ -25,11 +27,12 @@ def weights(records: pd.DataFrame) -> Figure:
     rows = -(-len(names) // 2)
     fig, axes = plotting.figure(columns=2, rows=rows, cols=min(2, len(names)), squeeze=False, height=5.4 * rows + 1.6)
     for ax, name in zip(axes.flat, names, strict=False):
-        plotting.log_axis(ax, "xy")
+        part = records[records["dataset"] == name] if name else records
+        plotting.log_axis(ax, "y")
+        plotting.log_axis(ax, "x", ticks=WEIGHT_TICKS)
         ax.set_xlabel("weights")
         ax.set_ylabel("relative error in L²")
         ax.set_title(plotting.label(name))
-        part = records[records["dataset"] == name] if name else records
         for method, group in part.groupby("method", sort=False):
             look = {
                 **plotting.style(str(method)),
@@ -40,7 +43,9 @@ def weights(records: pd.DataFrame) -> Figure:
             }
             middle = np.exp(np.log(group["test_l2"]).mean())
             low, high = group["test_l2"].min(), group["test_l2"].max()
-            ax.errorbar(group["weights"].iloc[0], middle, yerr=[[middle - low], [high - middle]], **look)
+            ax.errorbar(
+                group["weights"].iloc[0], middle, yerr=[[max(0.0, middle - low)], [max(0.0, high - middle)]], **look
+            )
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     plotting.legend(fig)
@@ -122,7 +127,7 @@ def fields(records: pd.DataFrame) -> Figure:
         ax.grid(False)
         ax.spines[:].set_visible(True)
     bar = fig.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.01)
-    bar.set_label("vorticity (1/s)" if name == "navier_stokes" else "pressure, mean removed")
+    bar.set_label("vorticity" if name == "navier_stokes" else "pressure, mean removed")
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]
     return fig
 
@@ -134,7 +139,8 @@ def spectra(records: pd.DataFrame) -> Figure:
     if not names:
         plotting.empty(axes[0, 0])
     for ax, name in zip(axes.flat, names, strict=False):
-        plotting.log_axis(ax, "xy")
+        plotting.log_axis(ax, "y")
+        plotting.log_axis(ax, "x", ticks=[2**k for k in range(10)])
         ax.set_xlabel("wavenumber")
         ax.set_ylabel("energy in the shell")
         ax.set_title(plotting.label(name))
@@ -145,11 +151,11 @@ def spectra(records: pd.DataFrame) -> Figure:
             continue
         n = _finest(kept)
         truth = next(iter(kept.values()))[f"true_{n}"][1 : n // 2]
-        k = np.arange(1, n // 2)
+        k = np.flatnonzero(truth > LEAST_ENERGY * truth.max()) + 1
+        ax.plot(k, truth[k - 1], color="black", linewidth=2.4, label="truth")
         for method, part in kept.items():
             look = {**plotting.style(method), "markersize": 3}
-            ax.plot(k, part[f"found_{n}"][1 : n // 2], markevery=0.15, **look)
-        ax.plot(k, truth, color="black", linewidth=1.8, label="truth", zorder=1)
-        ax.set_ylim(bottom=truth[truth > 0].min() / 30)
+            ax.plot(k, part[f"found_{n}"][k], markevery=0.15, **look)
+        ax.set_ylim(bottom=LEAST_ENERGY * truth.max())
     plotting.legend(fig)
     return fig

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from tensorbench.pde_operators.losses import H1Loss, LpLoss
 from torch import Tensor
 
 from tensorbench.core.run import Run
@@ -26,6 +25,7 @@ from tensorbench.pde_operators.datasets.operators import OperatorData
 from tensorbench.pde_operators.experiments import operator_figures
 from tensorbench.pde_operators.experiments.operator_methods import METHODS, build, count, predict
 from tensorbench.pde_operators.grids import radial_spectrum
+from tensorbench.pde_operators.losses import H1Loss, LpLoss
 
 __all__ = ["METHODS", "figures", "largest_share", "run", "worst_transfer"]
 
@@ -85,7 +85,8 @@ def _error(run: Run, model: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> fl
 
 def _score(run: Run, model: torch.nn.Module, data: OperatorData) -> None:
     l2, h1 = LpLoss(), H1Loss(periodic=data.periodic, lengths=data.length)
-    errors, kept = {}, {}
+    errors: dict[int, float] = {}
+    kept: dict[str, np.ndarray] = {}
     for n in sorted(data.test):
         x, y = data.test[n]
         found = predict(model, x, run.device)

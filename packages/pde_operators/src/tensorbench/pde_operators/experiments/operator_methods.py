@@ -14,20 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensorbench.pde_operators.baselines.deeponet import DeepONet, grid_coordinates
-from tensorbench.pde_operators.baselines.pod import PODRidge
-from tensorbench.pde_operators.baselines.unet import UNet
-from tensorbench.pde_operators.fno import FNO
-from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
-from tensorbench.pde_operators.oneway_conv import OneWayConv1d, OneWayConv2d
-from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
+from tensorbench.pde_operators.baselines.deeponet import DeepONet, grid_coordinates
+from tensorbench.pde_operators.baselines.pod import PODRidge
+from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.datasets.operators import OperatorData
+from tensorbench.pde_operators.fno import FNO
 from tensorbench.pde_operators.grids import resample
-
-ONE_WAY = {1: OneWayConv1d, 2: OneWayConv2d}
+from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
+from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 
 
 class OnTrainingGrid(nn.Module):
@@ -102,13 +99,17 @@ def uno(data: OperatorData, seed: int, *, n_modes: int = 8, hidden: int = 16) ->
     return UNO(
         cin, cout, hidden_channels=hidden, lifting_channels=2 * hidden, projection_channels=2 * hidden, n_layers=4,
         uno_out_channels=[hidden] * 4, uno_n_modes=[[n_modes // s] * data.dims for s in (1, 2, 2, 1)],
-        uno_scalings=[ones, [0.5] * data.dims, ones, [2.0] * data.dims],
+        uno_scalings=[ones, [0.5] * data.dims, ones, [2.0] * data.dims], channel_mlp_skip="linear",
     )  # fmt: skip
 
 
 def unet(data: OperatorData, seed: int, *, width: int = 12, depth: int = 2, rank: int | None = None) -> nn.Module:
     """Dense, or with a ``rank`` of one-way convolutions of that rank."""
-    conv = None if rank is None else partial(ONE_WAY[data.dims], rank=rank)
+    conv = None
+    if rank is not None:
+        from tensorbench.pde_operators.oneway_conv import OneWayConv1d, OneWayConv2d
+
+        conv = partial({1: OneWayConv1d, 2: OneWayConv2d}[data.dims], rank=rank)
     return UNet(
         *_channels(data), width, depth, conv=conv, dims=data.dims,
         padding_mode="circular" if data.periodic else "zeros", generator=torch.Generator().manual_seed(seed),

@@ -20,7 +20,7 @@ from .graph_kernels import beams_by_codes, build
 from .pq import OPQ
 from .vectors import Found, check_vectors, nearest, prefix, squared_distances
 
-_LIBRARIES = ("faiss", "hnswlib")
+_LIBRARIES = ("faiss", "hnswlib", "usearch")
 
 
 class VamanaLite:
@@ -122,7 +122,7 @@ class VamanaLite:
 
 
 class HNSW:
-    """A hierarchical graph (Malkov and Yashunin, 2018) over prefixes of ``d`` dimensions, by faiss or hnswlib."""
+    """A hierarchical graph (Malkov and Yashunin, 2018) on prefixes of ``d`` dimensions: faiss, hnswlib or usearch."""
 
     def __init__(
         self, d: int, *, links: int = 16, ef_construction: int = 100, library: str = "faiss", seed: int = 0
@@ -146,6 +146,18 @@ class HNSW:
                 self._index = faiss.IndexHNSWFlat(self.d, self.links)
                 self._index.hnsw.efConstruction = self.ef_construction
             self._index.add(part)
+        elif self.library == "usearch":
+            from usearch.index import Index
+
+            if self._index is None:  # its levels are drawn without a seed
+                self._index = Index(
+                    ndim=self.d,
+                    metric="l2sq",
+                    dtype="f32",
+                    connectivity=self.links,
+                    expansion_add=self.ef_construction,
+                )
+            self._index.add(np.arange(self._size, self._size + len(part)), part, threads=1)
         else:
             import hnswlib
 
@@ -175,6 +187,12 @@ class HNSW:
             self._index.hnsw.efSearch = max(ef, k)
             values, ids = self._index.search(q, here)
             evaluations[:] = faiss.cvar.hnsw_stats.ndis / len(q)
+        elif self.library == "usearch":
+            self._index.expansion_search = max(ef, k)
+            matches = self._index.search(q, here, threads=1)
+            many = len(q) > 1  # one query gets no axis of its own
+            ids, values = (x if many else x[None] for x in (matches.keys, matches.distances))
+            ids = ids.astype(np.int64)
         else:
             self._index.set_ef(max(ef, k))
             ids, values = self._index.knn_query(q, k=here)

@@ -12,6 +12,8 @@ from tensorbench.core.data import dataset, get
 from tensorbench.core.data.shared import LabelledImages, digits, mnist10k
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from tensorbench.quantization.ent.network import Int8Layer
 
 
@@ -34,7 +36,7 @@ def _trained(data: LabelledImages, seed: int, steps: int, images: int, rows: int
     from torch.nn import functional
 
     from tensorbench.core.training import fit
-    from tensorbench.quantization.ent.network import int8_inference, small_cnn
+    from tensorbench.quantization.ent.network import small_cnn
 
     x, test = (torch.tensor(part, dtype=torch.float32)[:, None] for part in (data.train_images, data.test_images))
     y, truth = torch.tensor(data.train_labels), torch.tensor(data.test_labels)
@@ -56,6 +58,15 @@ def _trained(data: LabelledImages, seed: int, steps: int, images: int, rows: int
         steps=steps,
         schedule="cosine",
     )
+    return _work(model, x, test, truth, images, rows)
+
+
+def _work(model: nn.Module, x: Tensor, test: Tensor, truth: Tensor, images: int, rows: int) -> Int8Work:
+    """Calibrated with the first 200 of ``x``; A and B are those of the second product."""
+    import torch
+
+    from tensorbench.quantization.ent.network import int8_inference
+
     model.eval()
     with torch.no_grad():
         right = (model(test[:300]).argmax(1) == truth[:300]).double().mean()
@@ -91,6 +102,25 @@ def int8_digits_cnn(*, seed: int, steps: int = 150, images: int = 4, rows: int =
 def int8_mnist_cnn(files: list[Path], *, seed: int, steps: int = 150, images: int = 4, rows: int = 64) -> Int8Work:
     """Network and batches follow the seed; activations are non-negative."""
     return _trained(mnist10k(files, seed=0), seed, steps, images, rows)
+
+
+@dataset(
+    title="A residual network of MNIST digits in int8",
+    source="MNIST test file; network trained here",
+    licence="CC BY-SA 3.0 as usually stated",
+    files=get("mnist10k").files,
+)
+def int8_mnist_resnet8(
+    files: list[Path], *, seed: int, steps: int | None = None, images: int = 1, rows: int = 64
+) -> Int8Work:
+    """The ResNet-8 of the bit searches (14 × 14), batch norms folded; A and B are those of its second convolution
+    (with ``rows`` of 0, A has none)."""
+    from tensorbench.quantization.ptq.folding import fold_batch_norm
+    from tensorbench.quantization.tasks.classifiers import task
+
+    work = task("mnist_resnet8", seed, steps=steps)
+    model, (x, _), (test, truth) = fold_batch_norm(work.model), work.train, work.test
+    return _work(model, x, test, truth, images, rows)
 
 
 @dataset(title="Normal integers", source="generated here", licence="Apache-2.0", generated=True)

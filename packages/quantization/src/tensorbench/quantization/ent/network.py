@@ -8,14 +8,16 @@ offsets), weights by their largest magnitude, activations by the largest value t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from .activity import UNIT, Circuits, area, measure
 from .arrays import Array
@@ -48,42 +50,81 @@ def quantise(x: Float[Tensor, "*shape"], scale: float) -> Int[Tensor, "*shape"]:
 
 @torch.no_grad()
 def int8_inference(
-    model: nn.Sequential, images: Float[Tensor, "batch 1 h w"], calibration: Float[Tensor, "images 1 h w"]
+    model: nn.Module, images: Float[Tensor, "batch ..."], calibration: Float[Tensor, "images ..."]
 ) -> tuple[Float[Tensor, "batch classes"], list[Int8Layer]]:
-    """Logits of the network with every product in integers, and the operands of each layer.
+    """Logits of the network with every product in integers, and the operands of each layer in the order of its use.
+
+    Whatever stands between the convolutions and linear layers stays in float32. Batch norms belong folded beforehand
+    (``ptq.folding``). Inputs of layers that can be negative are quantised as the others are.
 
     Raises:
-        ValueError: a module other than Conv2d, Linear, ReLU and Flatten; grouped or dilated convolutions.
+        ValueError: no Conv2d or Linear; grouped or dilated convolutions, padding other than with zeros.
     """
+    products = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    if not products:
+        raise ValueError(f"{type(model).__name__} has neither a Conv2d nor a Linear layer")
+    for name, module in products.items():
+        if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.dilation != (1, 1)):
+            raise ValueError(f"layer {name}: grouped and dilated convolutions are not unfolded here")
+        if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+            raise ValueError(f"layer {name}: padding {module.padding!r} ({module.padding_mode}) is not unfolded here")
+    largest: dict[str, float] = {}
     layers: list[Int8Layer] = []
-    x, reference = images, calibration
-    for name, module in model.named_children():
-        if isinstance(module, nn.ReLU | nn.Flatten):
-            x, reference = module(x), module(reference)
-            continue
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            raise ValueError(f"layer {name} is a {type(module).__name__}; Conv2d, Linear, ReLU and Flatten are known")
-        x_scale = max(float(reference.abs().max()), 1e-12) / 127
-        w_scale = max(float(module.weight.abs().max()), 1e-12) / 127
-        x_int = quantise(x, x_scale)
-        B = quantise(module.weight, w_scale).flatten(1).T
-        if isinstance(module, nn.Conv2d):
-            if module.groups != 1 or module.dilation != (1, 1):
-                raise ValueError(f"layer {name}: grouped and dilated convolutions are not unfolded here")
-            windows = functional.unfold(x_int.to(torch.float64), module.kernel_size, 1, module.padding, module.stride)
-            A = windows.transpose(1, 2).flatten(0, 1).to(torch.int64)
-        else:
-            A = x_int
-        y = (A.to(torch.float64) @ B.to(torch.float64)).to(torch.float32)  # exact: sums stay far below 2^53
-        y *= x_scale * w_scale
-        reference = module(reference)
-        if isinstance(module, nn.Conv2d):
-            y = y.reshape(len(images), *reference.shape[2:], -1).permute(0, 3, 1, 2)
-            x = y + module.bias[:, None, None] if module.bias is not None else y
-        else:
-            x = y + module.bias if module.bias is not None else y
-        layers.append(Int8Layer(f"{type(module).__name__.lower()}{name}", A.numpy(), B.numpy()))
-    return x, layers
+
+    def watch(name: str) -> Callable:
+        def before(module: nn.Module, arguments: tuple[Tensor]) -> None:
+            largest[name] = max(largest.get(name, 1e-12), float(arguments[0].abs().max()))
+
+        return before
+
+    def in_integers(name: str) -> Callable:
+        def after(module: nn.Conv2d | nn.Linear, arguments: tuple[Tensor], output: Tensor) -> Tensor:
+            layer, y = _integer_product(name, module, arguments[0], largest[name] / 127, output.shape)
+            layers.append(layer)
+            return y
+
+        return after
+
+    was_training = model.training
+    model.eval()
+    try:
+        with _hooks([m.register_forward_pre_hook(watch(name)) for name, m in products.items()]):
+            model(calibration)
+        with _hooks([m.register_forward_hook(in_integers(name)) for name, m in products.items()]):
+            logits = model(images)
+    finally:
+        model.train(was_training)
+    return logits, layers
+
+
+@contextmanager
+def _hooks(handles: list[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _integer_product(
+    name: str, module: nn.Conv2d | nn.Linear, x: Tensor, x_scale: float, shape: torch.Size
+) -> tuple[Int8Layer, Tensor]:
+    """The layer's operands in integers and its output of ``shape``, bias included."""
+    w_scale = max(float(module.weight.abs().max()), 1e-12) / 127
+    x_int, B = quantise(x, x_scale), quantise(module.weight, w_scale).flatten(1).T
+    if isinstance(module, nn.Conv2d):
+        windows = functional.unfold(
+            x_int.to(torch.float64), module.kernel_size, 1, cast(int, module.padding), cast(int, module.stride)
+        )
+        A = windows.transpose(1, 2).flatten(0, 1).to(torch.int64)
+    else:
+        A = x_int.flatten(0, -2)
+    y = (A.to(torch.float64) @ B.to(torch.float64)).to(torch.float32) * (x_scale * w_scale)  # exact: far below 2^53
+    if module.bias is not None:
+        y = y + module.bias
+    if isinstance(module, nn.Conv2d):
+        y = y.reshape(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
+    return Int8Layer(f"{type(module).__name__.lower()} {name}", A.numpy(), B.numpy()), y.reshape(shape)
 
 
 class NetworkCost(NamedTuple):

@@ -4,7 +4,7 @@ The steps of the histories are targets in per cent of the accuracy with all laye
 validation samples that a search sees; the test samples are looked at once, with what it returns. A metric's name ends
 in the sensitivity that ordered the layers (``bits_noise``); without an ending it is the mean over the paper's three,
 or the method's one config. ``cost`` is bytes of weights relative to 16 bits, ``bitops`` multiply-accumulates times
-both widths.
+both widths, ``energy`` that of the multiply-accumulates on integer circuits of these widths, also relative to 16 bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from matplotlib.figure import Figure
 
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.quantization.ent.mac_energy import mac_joules
 from tensorbench.quantization.experiments import ptq_figures
 from tensorbench.quantization.ptq import search
 from tensorbench.quantization.ptq.calibrate import calibrate, refine_scales
-from tensorbench.quantization.ptq.cost import bit_operations, mean_weight_bits, model_bytes, relative
+from tensorbench.quantization.ptq.cost import bit_operations, energy, mean_weight_bits, model_bytes, relative
 from tensorbench.quantization.ptq.folding import fold_batch_norm
 from tensorbench.quantization.ptq.journal import Journal
 from tensorbench.quantization.ptq.sensitivity import METRICS, Scores, order_by, sensitivity
@@ -54,6 +56,7 @@ class Bench:
             with self.model.at(b):
                 refine_scales(self.model, loader, lr=options["refine_lr"])
         self.layers = self.model.layers()
+        self.joules = {b: mac_joules(b) for b in (16, *self.bits)}  # of a multiply-accumulate
         self.seconds = 0.0  # within evaluate
         self.reference_test = self.test(self.uniform(16))
 
@@ -71,6 +74,9 @@ class Bench:
 
     def cost(self, config: dict[str, Any]) -> float:
         return relative(model_bytes, self.layers, config)
+
+    def energy(self, config: dict[str, Any]) -> float:
+        return relative(partial(energy, mac_joules=self.joules), self.layers, config)
 
     def uniform(self, precision: int | str) -> dict[str, Any]:
         return dict.fromkeys(self.model.names, precision)
@@ -110,6 +116,7 @@ def _row(bench: Bench, result: search.SearchResult) -> dict[str, float]:
         "bits": mean_weight_bits(bench.layers, result.config),
         "cost": bench.cost(result.config),
         "bitops": relative(bit_operations, bench.layers, result.config),
+        "energy": bench.energy(result.config),
         "evaluations": float(result.evaluations),
         "valid": result.accuracy,
         "test": test,
@@ -123,8 +130,8 @@ def _log(run: Run, target: float, means: dict[str, dict[str, float]]) -> None:
     for metric, row in means.items():
         run.log(step=step, **{f"{key}_{metric}": row[key] for key in ("bits", "cost", "bitops", "evaluations", "test")})
     own = [means[m] for m in PAPER if m in means] or list(means.values())
-    run.log(step=step, **{k: float(np.mean([row[k] for row in own])) for k in ("bits", "cost", "bitops", "evaluations",
-                                                                               "valid", "test")})  # fmt: skip
+    shown = ("bits", "cost", "bitops", "energy", "evaluations", "valid", "test")
+    run.log(step=step, **{key: float(np.mean([row[key] for row in own])) for key in shown})
     met = all(row["meets"] == 1 for row in means.values())
     margin = min(row["margin"] for row in means.values())
     run.log(

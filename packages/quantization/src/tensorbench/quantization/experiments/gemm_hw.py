@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.quantization.datasets.int8_layers import Int8Work
 from tensorbench.quantization.ent import activity, synthesis
 from tensorbench.quantization.ent.arrays import ARRAYS, Array, make_array
+from tensorbench.quantization.ent.circuits import BoothForm
 from tensorbench.quantization.ent.costs import Activity, GateModel, Report
 from tensorbench.quantization.ent.network import network_energy
 
@@ -36,6 +38,7 @@ LABELS = {
     "systolic_ws": "systolic, WS",
     "cube3d": "cube",
 }
+NETWORKS = {"mnist_cnn": "small CNN", "mnist_resnet8": "ResNet-8"}
 PAPER = {"area": {256: 8.7, 1024: 12.2, 4096: 11.0}, "energy": {256: 13.0, 1024: 17.5, 4096: 15.5}}
 SPREAD = 0.3
 
@@ -51,13 +54,20 @@ def variants() -> list[tuple[str, GateModel]]:
 
 
 def run(run: Run) -> None:
-    """All arrays and sizes."""
+    """All arrays and sizes on the dataset's product, where it has rows; the network, where there is one."""
     data = run.dataset.load(run.seed)
+    circuits = activity.Circuits(run.method.params.get("booth", "factored"))
+    if len(data.A):
+        _product(run, data, circuits)
+    if data.layers:
+        _network(run, data, circuits)
+
+
+def _product(run: Run, data: Int8Work, circuits: activity.Circuits) -> None:
     options = run.method.params
-    booth, multipliers = options.get("booth", "factored"), options.get("multipliers", (256, 1024, 4096))
+    multipliers = options.get("multipliers", (256, 1024, 4096))
     wanted, exact = data.A @ data.B, True
     measured: dict[tuple[str, int], tuple[Array, Activity]] = {}
-    circuits = activity.Circuits(booth)
     for size in multipliers:
         for name in ARRAYS:
             array = make_array(name, size, kind=options["kind"], placement=options["placement"])
@@ -71,9 +81,7 @@ def run(run: Run) -> None:
     for name in ARRAYS:
         array, _ = measured[name, multipliers[0]]
         run.log(**{f"{name}_register_bits": activity.register_bits_per_cell(array)})
-    _verilog(run, data, [measured[name, multipliers[0]][0] for name in ARRAYS], booth)
-    if data.layers:
-        _network(run, data, circuits)
+    _verilog(run, data, [measured[name, multipliers[0]][0] for name in ARRAYS], circuits.booth)
 
 
 def _merit(run: Run, reports: dict[tuple[str, int], Report], variant: int) -> None:
@@ -113,7 +121,7 @@ def _mean(values) -> float:
     return float(np.exp(np.mean(np.log(list(values)))))
 
 
-def _verilog(run: Run, data, arrays: list[Array], booth: str) -> None:
+def _verilog(run: Run, data: Int8Work, arrays: list[Array], booth: BoothForm) -> None:
     if synthesis.yosys_command() is None:
         log.warning("%s: no yosys here, so nothing is said of the Verilog", run.title)
         return
@@ -134,7 +142,7 @@ def _verilog(run: Run, data, arrays: list[Array], booth: str) -> None:
         )
 
 
-def _network(run: Run, data, circuits: activity.Circuits) -> None:
+def _network(run: Run, data: Int8Work, circuits: activity.Circuits) -> None:
     options = run.method.params
     costs = {}
     for name in ARRAYS:
@@ -274,23 +282,28 @@ def _sensitivity_figure(records: pd.DataFrame) -> Figure:
 
 
 def _network_figure(records: pd.DataFrame) -> Figure:
-    fig, ax = plotting.figure(columns=2, height=6.5)
     columns = {f"{name}_network_nj": name for name in ARRAYS}
     shown = records[records["network_nj"].notna()] if "network_nj" in records else pd.DataFrame()
-    if shown.empty:
-        plotting.empty(ax, "no network among the datasets")
+    datasets = [] if shown.empty else list(dict.fromkeys(shown["dataset"]))
+    fig, axes = plotting.figure(columns=2, cols=max(len(datasets), 1), height=6.5, sharey=True, squeeze=False)
+    if not datasets:
+        plotting.empty(axes[0, 0], "no network among the datasets")
         return fig
-    keys = ["dataset", "seed", "array"]
+    keys = ["seed", "array"]
     words = {key: LABELS[name] for key, name in columns.items()}
-    long = shown.melt(["dataset", "method", "seed"], list(columns), "array", "nj").replace({"array": words})
-    wide = long.pivot_table(index=keys, columns="method", values="nj")
-    if BASELINE not in wide:
-        plotting.empty(ax, "nothing to compare with")
-        return fig
-    change = (100 * (wide.div(wide[BASELINE], axis=0) - 1)).drop(columns=BASELINE).stack().rename("change")
     order = [name for name in records["method"].unique() if name != BASELINE]
-    plotting.bars(ax, change.reset_index(), "change", group="array", order=order, groups=words.values())
-    ax.axhline(0, color="#444444", linewidth=0.7)
-    ax.set_ylabel("energy of one inference\nover Booth in the cell (%)")
+    for ax, dataset in zip(axes[0], datasets, strict=True):
+        part = shown[shown["dataset"] == dataset]
+        long = part.melt(["method", "seed"], list(columns), "array", "nj").replace({"array": words})
+        wide = long.pivot_table(index=keys, columns="method", values="nj")
+        if BASELINE not in wide:
+            plotting.empty(ax, "nothing to compare with")
+            continue
+        change = (100 * (wide.div(wide[BASELINE], axis=0) - 1)).drop(columns=BASELINE).stack().rename("change")
+        plotting.bars(ax, change.reset_index(), "change", group="array", order=order, groups=words.values())
+        ax.axhline(0, color="#444444", linewidth=0.7)
+        ax.set(title=NETWORKS.get(dataset, dataset), ylabel="")
+        ax.tick_params(axis="x", labelrotation=25)
+    axes[0, 0].set_ylabel("energy of one inference\nover Booth in the cell (%)")
     plotting.legend(fig)
     return fig

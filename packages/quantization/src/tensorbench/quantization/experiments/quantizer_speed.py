@@ -7,7 +7,7 @@ rows, round-up. ``bandwidth_share`` compares bytes read and written (4 in, 4 out
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -33,21 +33,20 @@ RIVALS = {
 }
 
 
-def quantisers(x: torch.Tensor, elem: str, repeats: int) -> Comparison:
-    """Our two functions, torchao's and a copy on the same matrix."""
+def quantisers(x: torch.Tensor, elem: str) -> dict[str, Callable[[], object]]:
+    """Our functions, torchao's and a copy on the same matrix."""
     from torchao.prototype.mx_formats.config import ScaleCalculationMode
     from torchao.prototype.mx_formats.mx_tensor import to_mx
 
     dtype = {"e4m3": torch.float8_e4m3fn, "e2m1": torch.float4_e2m1fn_x2}[elem]
     spec = MX[ELEMENTS[elem]]
-    jobs = {
+    return {
         "quantize": lambda: quantize(x, spec),
         "fake": lambda: fake_quantize(x, spec),
         "fake_columns": lambda: fake_quantize(x, spec, 0),
         "torchao": lambda: to_mx(x, dtype, 32, ScaleCalculationMode.RCEIL),
         "copy": lambda: x.clone(),
     }
-    return compare(jobs, repeats=repeats, min_seconds=0.01)
 
 
 def layers(recipes: list[str], tokens: int, width: int, repeats: int, generator: torch.Generator) -> Comparison:
@@ -67,7 +66,8 @@ def run(run: Run) -> None:
     sizes = options["sizes"]
     e2m1_largest = max(n for n in sizes if n <= options.get("e2m1_largest", n))
     warm = torch.from_numpy(run.dataset.load(run.seed, samples=max(sizes), normal_only=True)["normal"])
-    quantisers(warm, "e4m3", 1)  # the first touch of that much memory is not the quantiser's
+    for quantiser in quantisers(warm, "e4m3").values():
+        quantiser()  # the first touch of that much memory is not the quantiser's
     for n in run.progress(sizes, desc="sizes"):
         x = run.dataset.load(run.seed, samples=n, normal_only=True)["normal"]
         matrix = torch.from_numpy(x)
@@ -75,7 +75,7 @@ def run(run: Run) -> None:
             largest = max(sizes) if elem == "e4m3" else e2m1_largest
             if n > largest:
                 continue
-            seconds = quantisers(matrix, elem, repeats)
+            seconds = compare(quantisers(matrix, elem), repeats=repeats, min_seconds=0.01)
             run.log(step=n, **{f"{name}_{elem}_seconds": seconds[name] for name in seconds})
             if n == largest:
                 bytes_moved = 8 * matrix.numel()

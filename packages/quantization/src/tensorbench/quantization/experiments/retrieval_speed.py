@@ -1,4 +1,4 @@
-"""Seconds of searching and training beside faiss and hnswlib, in one process on one thread.
+"""Seconds of searching and training beside faiss, hnswlib and usearch, in one process on one thread.
 
 Ratios are the geometric mean of rounds in which both rivals have their turn. For the milliseconds at equal recall every
 index gets the cheapest setting of its own budget that reaches the recall on the first half of the queries; all queries
@@ -36,6 +36,7 @@ ENGINES = {
     "vamana": "Vamana, here",
     "faiss_hnsw": "HNSW, faiss",
     "hnswlib": "HNSW, hnswlib",
+    "usearch": "HNSW, usearch",
 }
 OURS = ("exact", "ivf", "cascade", "vamana")
 Search = Callable[[np.ndarray], np.ndarray]  # queries -> ids
@@ -143,7 +144,7 @@ def _graphs(x: np.ndarray, k: int, seed: int) -> dict[str, tuple[Sequence[int], 
     vamana = VamanaLite(d, d, 32, nbits=4, degree=24, width=32, rounds=1, seed=seed).train(x).add(x)
     graphs = {
         name: HNSW(d, links=16, ef_construction=40, library=library, seed=seed).add(x)
-        for name, library in (("faiss_hnsw", "faiss"), ("hnswlib", "hnswlib"))
+        for name, library in (("faiss_hnsw", "faiss"), ("hnswlib", "hnswlib"), ("usearch", "usearch"))
     }
     widths = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256]
     out = {

@@ -1,9 +1,10 @@
 """What block formats lose of tensors: element formats, roundings of the scale, formats of the scale, block lengths.
 
 A method is a family of quantisers; each is measured on each tensor (``fidelity``). Tensors are matrices of known
-distributions, or those of a character model that is trained on the text first: weights, activations and output
-gradients of every linear layer but the head, blocks along the axis of the forward product (of gradients: of dgrad),
-decibels averaged over layers. All numbers are in the artifact ``fidelity.csv``.
+distributions, or those of a model that is trained first (a character model on a text, a small CNN on images): weights,
+activations and output gradients of every layer but the first convolution and the head, blocks along the axis of the
+forward product (of gradients: of dgrad), decibels averaged over layers. All numbers are in the artifact
+``fidelity.csv``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
-from tensorbench.core.data.shared import TokenText
+from tensorbench.core.data.shared import LabelledImages, TokenText
 from tensorbench.core.run import Run
 from tensorbench.core.tasks import char_lm
 from tensorbench.core.training import fit
 from tensorbench.quantization.blocks import BlockSpec
-from tensorbench.quantization.fidelity import capture, fidelity
+from tensorbench.quantization.fidelity import LayerTensors, capture, fidelity
 from tensorbench.quantization.scales import POWER_MODES
+from tensorbench.quantization.tasks import classify
 
 ELEMENTS = ("e4m3", "e5m2", "e2m3", "e3m2", "mxint8", "e2m1")
 SCALES = ("e8m0", "e4m3", "ue5m3", "e3m4", "e5m2", "bf16", "fp32")
@@ -58,15 +60,35 @@ def integers() -> dict[str, BlockSpec]:
 METHODS: dict[str, Callable[[], dict[str, BlockSpec]]] = {"mx": mx, "fp4": fp4, "integers": integers}
 
 
-def captured(text: TokenText, run: Run, steps: int) -> dict[str, list[torch.Tensor]]:
-    """Weights, activations and output gradients of a character model after training, a list over layers each."""
+def of_text(text: TokenText, run: Run, steps: int) -> dict[str, LayerTensors]:
+    """Of the linear layers of a character model but the head."""
     generator = run.generator
     model = char_lm.CharLM(char_lm.CharLMShape(len(text.vocabulary)), generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1)
     batches = char_lm.batches(text.train, generator)
     fit(model, batches, char_lm.loss, optimizer, steps=steps, schedule="cosine", warmup=0.1, clip=1.0)
     layers = capture(model, char_lm.loss, next(char_lm.batches(text.valid, generator, batch=32)))
-    chosen = [tensors for name, tensors in layers.items() if name not in char_lm.OUTPUT]
+    return {name: tensors for name, tensors in layers.items() if name not in char_lm.OUTPUT}
+
+
+def of_images(data: LabelledImages, run: Run, steps: int) -> dict[str, LayerTensors]:
+    """Of the second and third convolution of a small CNN, as products with unfolded patches."""
+    generator = run.generator
+    x, y, valid, truth = (
+        torch.tensor(part, dtype=torch.float32 if part.ndim > 1 else None)
+        for part in (data.train_images, data.train_labels, data.valid_images, data.valid_labels)
+    )
+    model = classify.SmallCNN(len(set(data.train_labels)), generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    fit(model, classify.batches(x, y, generator), classify.loss, optimizer, steps=steps, schedule="cosine", warmup=0.1)
+    layers = capture(model, classify.loss, next(classify.batches(valid, truth, generator)))
+    return {name: tensors for name, tensors in layers.items() if name not in classify.KEEP}
+
+
+def captured(data: TokenText | LabelledImages, run: Run, steps: int) -> dict[str, list[torch.Tensor]]:
+    """Weights, activations and output gradients of a model after training, a list over layers each."""
+    layers = of_text(data, run, steps) if isinstance(data, TokenText) else of_images(data, run, steps)
+    chosen = list(layers.values())
     return {
         "weights": [t.weight for t in chosen],
         "activations": [t.activation for t in chosen],
@@ -77,7 +99,7 @@ def captured(text: TokenText, run: Run, steps: int) -> dict[str, list[torch.Tens
 def run(run: Run) -> None:
     """Every quantiser of the family on every tensor; the differences that claims speak of."""
     data = run.dataset.load(run.seed)
-    if isinstance(data, TokenText):
+    if isinstance(data, TokenText | LabelledImages):
         tensors = captured(data, run, run.method.params["steps"])
     else:
         tensors = {name: [torch.from_numpy(x)] for name, x in data.items()}
@@ -155,16 +177,21 @@ def _means(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby(["tensor", "spec"])["sqnr_db"].mean()
 
 
+MODELS = {"char_lm": "character model", "markov": "character model, Markov text", "mnist_cnn": "CNN on MNIST-10k"}
+
+
 def _elements(rows: pd.DataFrame) -> Figure:
-    fig, ax = plotting.figure(columns=2, height=6)
-    dataset = next((d for d in ("char_lm", "markov") if len(rows) and (rows["dataset"] == d).any()), None)
-    if dataset is None:
-        plotting.empty(ax)
+    datasets = [d for d in MODELS if len(rows) and (rows["dataset"] == d).any()]
+    fig, axes = plotting.figure(columns=2, cols=max(len(datasets), 1), height=6, sharey=True, squeeze=False)
+    if not datasets:
+        plotting.empty(axes[0, 0])
         return fig
-    part = rows[(rows["dataset"] == dataset) & rows["spec"].str.endswith(".rceil")]
-    part = part.assign(spec=part["spec"].str.removesuffix(".rceil").map(_element))
-    plotting.bars(ax, part, "sqnr_db", group="tensor", by="spec", groups=KINDS, order=map(_element, ELEMENTS))
-    ax.set(ylabel="SQNR (dB)", xlabel="")
+    for ax, dataset in zip(axes[0], datasets, strict=True):
+        part = rows[(rows["dataset"] == dataset) & rows["spec"].str.endswith(".rceil")]
+        part = part.assign(spec=part["spec"].str.removesuffix(".rceil").map(_element))
+        plotting.bars(ax, part, "sqnr_db", group="tensor", by="spec", groups=KINDS, order=map(_element, ELEMENTS))
+        ax.set(ylabel="", xlabel="", title=MODELS[dataset])
+    axes[0, 0].set_ylabel("SQNR (dB)")
     plotting.legend(fig)
     return fig
 
