@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 
-_IN_MAPS = ("dense", "oneway_2", "posthoc_cp")
-_IN_ROLLOUTS = ("dense", "oneway_1", "oneway_2", "oneway_4", "depthwise", "posthoc_cp", "fno", "tfno")
+_IN_MAPS = ("dense", "oneway_2", "fno")
+_IN_ROLLOUTS = ("dense", "oneway_1", "oneway_2", "oneway_4", "depthwise", "fno", "tfno")
 
 
 def weights(records: pd.DataFrame) -> Figure:
@@ -22,7 +22,8 @@ def weights(records: pd.DataFrame) -> Figure:
     if records.empty:
         plotting.empty(ax)
         return fig
-    plotting.log_axis(ax, "xy")
+    plotting.log_axis(ax, "y")
+    plotting.log_axis(ax, "x", ticks=(5000, 10000, 20000, 50000))
     for method, part in records.groupby("method", sort=False):
         if method == "posthoc_cp":
             continue
@@ -61,7 +62,14 @@ def rollouts(records: pd.DataFrame) -> Figure:
         plotting.empty(ax)
         return fig
     plotting.log_axis(ax, "y")
-    plotting.series(ax, history, "step", "value", order=[m for m in _IN_ROLLOUTS if (history["method"] == m).any()])
+    plotting.series(
+        ax,
+        history,
+        "step",
+        "value",
+        reducer="median",
+        order=[m for m in _IN_ROLLOUTS if (history["method"] == m).any()],
+    )
     plotting.reference(ax, y=1.0, text="as large as the field")
     plotting.legend(fig)
     return fig
@@ -121,6 +129,6 @@ def gaps(records: pd.DataFrame) -> Figure:
         plotting.log_axis(ax, "x", ticks=sorted(history["step"].unique()))
         if metric == "test_error_at":
             plotting.log_axis(ax, "y")
-        plotting.series(ax, history, "step", "value")
+        plotting.series(ax, history, "step", "value", reducer="median")
     plotting.legend(fig)
     return fig

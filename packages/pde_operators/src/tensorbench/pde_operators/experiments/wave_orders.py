@@ -73,5 +73,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         widest = history[history["method"] == "q1"].sort_values("step").iloc[-1] if len(history) else None
         if widest is not None:
             plotting.guide(ax, 2, through=(widest["step"], 0.6 * widest["value"]), text="second order")
+        widths = sorted(history["step"].unique())
+        plotting.log_axis(ax, "x", ticks=widths)
+        ax.set_xticks(widths, [f"1/{round(1 / h)}" for h in widths])
         plotting.legend(fig)
     yield "orders", fig
