@@ -97,8 +97,8 @@ def unit_ball(*, seed: int, d: int = 100, points: int = 100) -> Tensor:
 
 @dataset(title="Semilinear parabolic equations, backward in time", source="generated here", licence="Apache-2.0",
          generated=True)  # fmt: skip
-def semilinear_parabolic(*, seed: int, name: str = "semilinear_heat", d: int = 10) -> tuple[Any, int, float]:
+def semilinear_parabolic(*, seed: int, equation: str = "semilinear_heat", d: int = 10) -> tuple[Any, int, float]:
     """A problem of :mod:`..stde.parabolic`, d, and the published u(0, 0) (NaN for another d)."""
     from tensorbench.pde_operators.stde.parabolic import PUBLISHED, parabolic
 
-    return parabolic(name), d, PUBLISHED[name].get(d, float("nan"))
+    return parabolic(equation), d, PUBLISHED[equation].get(d, float("nan"))

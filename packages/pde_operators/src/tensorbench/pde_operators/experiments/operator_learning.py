@@ -86,7 +86,7 @@ def _error(run: Run, model: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> fl
 def _score(run: Run, model: torch.nn.Module, data: OperatorData) -> None:
     l2, h1 = LpLoss(), H1Loss(periodic=data.periodic, lengths=data.length)
     errors: dict[int, float] = {}
-    kept: dict[str, np.ndarray] = {}
+    kept: dict[str, Any] = {}
     for n in sorted(data.test):
         x, y = data.test[n]
         found = predict(model, x, run.device)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from tensorbench.pde_operators.datasets.operators import OperatorData
 from torch import Tensor, nn
 
 from tensorbench.core.run import Run
 from tensorbench.core.training import History, fit
+from tensorbench.pde_operators.datasets.operators import OperatorData
 from tensorbench.pde_operators.losses import H1Loss, LpLoss, relative_l2
 from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
 from tensorbench.pde_operators.patching import MultigridPatching2D

@@ -118,11 +118,9 @@ class FourierNet(nn.Module):
         self.register_buffer("frequencies", draws * torch.tensor(list(scales), dtype=dtype)[:, None, None])
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n outputs"]:
-        parts = []
-        for B in self.frequencies:
-            angle = 2 * math.pi * (x @ B)
-            parts.append(self.trunk.hidden(torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)))
-        return self.trunk.head(torch.cat(parts, dim=-1))
+        angle = 2 * math.pi * torch.einsum("nd,sdf->nsf", x, self.frequencies)
+        hidden = self.trunk.hidden(torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1))
+        return self.trunk.head(hidden.flatten(1))
 
 
 class Siren(nn.Module):
