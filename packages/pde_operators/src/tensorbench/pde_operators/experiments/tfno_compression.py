@@ -24,6 +24,7 @@ from tensorbench.pde_operators.patching import MultigridPatching2D
 from tensorbench.pde_operators.posthoc import compression_ratio, factorize
 
 WHOLE = MultigridPatching2D(0)
+WAYS = ("layer by layer", "all layers as one", "factored after training")
 
 
 def run(run: Run) -> None:
@@ -125,9 +126,9 @@ def _compression(records: pd.DataFrame) -> Figure:
         ax.set_title(name)
         pieces = []
         for metric, of, what in (
-            ("test_l2", method, "layer by layer"),
-            ("joint_l2", method, "all layers as one"),
-            (f"posthoc_{method}", "fno", "factored after training"),
+            ("test_l2", method, WAYS[0]),
+            ("joint_l2", method, WAYS[1]),
+            (f"posthoc_{method}", "fno", WAYS[2]),
         ):
             error, ratio = _history(records, metric), _history(records, f"compression_{metric}")
             if len(error):
@@ -140,7 +141,7 @@ def _compression(records: pd.DataFrame) -> Figure:
             continue
         plotting.log_axis(ax, "xy")
         ax.set(xlabel="compression of spectral weights", ylabel="relative L² error" if method == "cp" else " ")
-        plotting.series(ax, pd.concat(pieces), "value_ratio", "value", by="way")
+        plotting.series(ax, pd.concat(pieces), "value_ratio", "value", by="way", order=WAYS)
         if len(dense):
             plotting.reference(ax, y=float(dense.mean()), text="dense")
     plotting.legend(fig)
