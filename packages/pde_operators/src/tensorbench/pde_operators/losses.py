@@ -96,7 +96,7 @@ class H1Loss:
             else:
                 slope = difference(x, axis + 2, length / x.shape[axis + 2], wraps)
             squares = squares + slope.square().flatten(1).sum(1)
-        return (squares * math.prod(n / m for n, m in zip(lengths, x.shape[2:], strict=True))).sqrt()
+        return _root(squares * math.prod(n / m for n, m in zip(lengths, x.shape[2:], strict=True)))
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         _check_fields(prediction, target)
@@ -143,6 +143,12 @@ def _check_fields(prediction: Tensor, target: Tensor) -> None:
             "fields (batch, channels, *grid) of one shape are needed, "
             f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
+
+
+def _root(squares: Tensor) -> Tensor:
+    """√, with gradient 0 where the squares are 0 (the root's own slope is infinite there)."""
+    zero = squares == 0
+    return torch.where(zero, squares, torch.where(zero, torch.ones_like(squares), squares).sqrt())
 
 
 def _positive(norm: Tensor) -> Tensor:
