@@ -140,6 +140,13 @@ def test_cost_leaves_the_model_as_it_was():
     assert found.training_bytes > found.forward_bytes > 0
 
 
+def test_cost_leaves_statistics_of_batches_as_they_were():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    cost(net, torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -154,6 +161,14 @@ def test_cost_leaves_the_model_as_it_was():
 def test_bad_specs(spec, message):
     with pytest.raises(ValueError, match=message):
         compress_model(model(), spec)
+
+
+@pytest.mark.parametrize("kind", ["two_way", "separable", "depthwise"])
+def test_oblong_kernels_are_not_made_square(kind):
+    with pytest.raises(ValueError, match="same kernel size"):
+        compress_model(nn.Conv2d(2, 3, (3, 5)), Spec(kind))
+    with pytest.raises(ValueError, match="padding in numbers"):
+        compress_model(nn.Conv2d(2, 3, 3, padding="same"), Spec(kind))
 
 
 def test_nothing_to_compress_and_broken_kernels():
