@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tensorbench.pde_operators import fno, pde_resnet, stnn
 from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.compress import Spec, compress_model, decompress, matched_rank, posthoc_cp
 from tensorbench.pde_operators.factored_convs import DepthwiseSeparableConv2d
@@ -138,6 +139,13 @@ def test_cost_leaves_the_model_as_it_was():
     assert found.checkpoint_bytes > 8 * found.parameters
     assert found.training_bytes > found.saved_bytes > 0
     assert found.training_bytes > found.forward_bytes > 0
+
+
+def test_weights_are_counted_in_one_way():
+    assert fno.count_weights is pde_resnet.count_weights is stnn.count is count_parameters
+    frozen = nn.Linear(3, 2).requires_grad_(False)
+    whole = nn.ParameterList([nn.Parameter(torch.zeros(4, dtype=torch.complex64)), *frozen.parameters()])
+    assert count_parameters(whole) == 8
 
 
 def test_cost_leaves_statistics_of_batches_as_they_were():
