@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from tensorbench.core.data import dataset
 from tensorbench.core.errors import unknown
-from tensorbench.pde_operators.barron.descent import descend, descend_sparse
-from tensorbench.pde_operators.barron.energy import (
-    Energy,
-    SineProblem,
-    TrigProblem,
-    linear,
-    minimal_surface,
-    power_perturbation,
-    semilinear,
-)
-from tensorbench.pde_operators.solvers.elliptic_sine import SineGrid
 from tensorbench.pde_operators.trig import TrigFunction
 
-PRESETS = {
-    "linear": lambda kappa: linear(((1.0, 0.0), (0.0, 1.0 + kappa))),
-    "minimal_surface": minimal_surface,
-    "power": power_perturbation,
-    "semilinear": lambda kappa: semilinear(0.5, 0.25),
-}
+if TYPE_CHECKING:
+    from tensorbench.pde_operators.barron.energy import Energy, SineProblem, TrigProblem
+
+PRESETS = ("linear", "minimal_surface", "power", "semilinear")
+
+
+def preset_energy(preset: str, kappa: float) -> Energy:
+    """The energy behind a name of ``PRESETS``."""
+    from tensorbench.pde_operators.barron import energy
+
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, PRESETS))
+    if preset == "linear":
+        return energy.linear(((1.0, 0.0), (0.0, 1.0 + kappa)))
+    if preset == "semilinear":
+        return energy.semilinear(0.5, 0.25)
+    return energy.minimal_surface(kappa) if preset == "minimal_surface" else energy.power_perturbation(kappa)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ class Target:
 )
 def elliptic_problem(*, seed: int, preset: str, n: int = 63, kappa: float = 0.5) -> Manufactured:
     """A problem on the unit square of which that solution is the minimiser; nothing is random."""
-    if preset not in PRESETS:
-        raise ValueError(unknown("preset", preset, PRESETS))
-    grid = SineGrid(n, 2)
+    from tensorbench.pde_operators.barron.energy import SineProblem
+    from tensorbench.pde_operators.solvers.elliptic_sine import SineGrid
+
+    chosen, grid = preset_energy(preset, kappa), SineGrid(n, 2)
     solution = grid.mode((1, 1)) + grid.mode((2, 3), 0.3)
-    return Manufactured(SineProblem.manufactured(PRESETS[preset](kappa), grid, solution), solution)
+    return Manufactured(SineProblem.manufactured(chosen, grid, solution), solution)
 
 
 def torus_source(d: int, amplitude: str) -> TrigFunction:
@@ -76,6 +78,8 @@ def torus_source(d: int, amplitude: str) -> TrigFunction:
 
 def torus_problem(d: int, amplitude: str, *, cubic: float, drop: float = 0.0) -> TrigProblem:
     """-Δu + u + a u³ = f with the source above."""
+    from tensorbench.pde_operators.barron.energy import TrigProblem, semilinear
+
     return TrigProblem(semilinear(1.0, cubic / 4), torus_source(d, amplitude), drop)
 
 
@@ -101,6 +105,10 @@ def barron_target(*, seed: int, domain: str, d: int = 4, n: int = 63, cubic: flo
 
     On the square the source is 30 sin(πx) sin(πy) + 40 sin(2πx) sin(3πy), whose solution has all odd harmonics.
     """
+    from tensorbench.pde_operators.barron.descent import descend, descend_sparse
+    from tensorbench.pde_operators.barron.energy import SineProblem, semilinear
+    from tensorbench.pde_operators.solvers.elliptic_sine import SineGrid
+
     if domain == "square":
         grid = SineGrid(n, 2)
         problem = SineProblem(semilinear(), grid, grid.mode((1, 1), 30.0) + grid.mode((2, 3), 40.0))
