@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 
-import gpytorch
 import torch
 
 from tensorbench.core.timing import compare
@@ -24,6 +23,8 @@ def main() -> None:
     """Measure and report."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
+    import gpytorch
+
     kernel, peer = gaussian_mixture(30, 20.0), gpytorch.kernels.SpectralMixtureKernel(num_mixtures=30).double()
     for n in (200, 1000):
         x = torch.linspace(0, 1, n, dtype=torch.float64)

@@ -25,8 +25,9 @@ def main() -> None:
     """Measure and report."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
     for size in (8, 14, 28):
-        batch = (torch.randn(64, 1, size, size), torch.zeros(64, dtype=torch.long))
+        batch = (torch.randn(64, 1, size, size, generator=generator), torch.zeros(64, dtype=torch.long))
         for width in (8, 16):
             seconds = compare(
                 {"pde": step(PDEResNet(width=width), batch), "resnet": step(ResNet8(width), batch)}, repeats=3
@@ -36,7 +37,7 @@ def main() -> None:
                 size, size, width, 1e3 * seconds["pde"], 1e3 * seconds["resnet"], seconds.ratio("pde", "resnet").value,
             )  # fmt: skip
 
-    x = torch.randn(64, 64, 8, 8, requires_grad=True)
+    x = torch.randn(64, 64, 8, 8, generator=generator).requires_grad_()
     bank = FilterBank(64)
 
     def grouped() -> None:

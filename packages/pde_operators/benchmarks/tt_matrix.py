@@ -20,12 +20,13 @@ ORDERS = ("forward", "backward", "halves", "auto")
 
 def main() -> None:
     torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
     dense = torch.nn.Linear(128, 16384, bias=False)
-    layers = {order: TTMatrixLayer(IN_MODES, OUT_MODES, RANKS, order=order) for order in ORDERS}
+    layers = {order: TTMatrixLayer(IN_MODES, OUT_MODES, RANKS, order=order, generator=generator) for order in ORDERS}
     print(f"{'batch':>6} {'rival':>9} {'ms':>9} {'times dense':>12} {'MMAC':>9}")
     with torch.no_grad(), threadpool_limits(1):
         for batch in (1, 10, 100):
-            x = torch.randn(batch, 128)
+            x = torch.randn(batch, 128, generator=generator)
             jobs = {name: (lambda layer=layer, x=x: layer(x)) for name, layer in layers.items()}
             seconds = compare(jobs | {"dense": lambda x=x: dense(x)}, repeats=5)
             for name in (*layers, "dense"):

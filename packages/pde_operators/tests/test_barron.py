@@ -289,6 +289,12 @@ def test_bad_input(target, rng):
         semilinear(0.0, -0.25).check_convex(2, rng)
     with pytest.raises(ValueError, match="not a polynomial"):
         TrigProblem(minimal_surface(), target)
+    with pytest.raises(ValueError, match="even and at least 4"):
+        Energy("cubic", powers=((3, 1.0),))
+    with pytest.raises(ValueError, match="left the numbers at step"):
+        descend_sparse(TrigProblem(semilinear(1.0, 1.0), target), 50.0, 60, relative=1e-6, most=50)
+    with pytest.raises(ValueError, match="real function"):
+        networks.greedy_cosines(TrigFunction(np.array([[1], [-2]]), np.array([1, 1j])), 5)
     with pytest.raises(ValueError, match="terms exceed the cap"):
         descend_sparse(TrigProblem(semilinear(), target), 0.5, 10, memory=150)
     grid = SineGrid(7, 2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tensorbench.pde_operators import fno, pde_resnet, stnn
 from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.compress import Spec, compress_model, decompress, matched_rank, posthoc_cp
 from tensorbench.pde_operators.factored_convs import DepthwiseSeparableConv2d
@@ -140,6 +141,20 @@ def test_cost_leaves_the_model_as_it_was():
     assert found.training_bytes > found.forward_bytes > 0
 
 
+def test_weights_are_counted_in_one_way():
+    assert fno.count_weights is pde_resnet.count_weights is stnn.count is count_parameters
+    frozen = nn.Linear(3, 2).requires_grad_(False)
+    whole = nn.ParameterList([nn.Parameter(torch.zeros(4, dtype=torch.complex64)), *frozen.parameters()])
+    assert count_parameters(whole) == 8
+
+
+def test_cost_leaves_statistics_of_batches_as_they_were():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    cost(net, torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -154,6 +169,14 @@ def test_cost_leaves_the_model_as_it_was():
 def test_bad_specs(spec, message):
     with pytest.raises(ValueError, match=message):
         compress_model(model(), spec)
+
+
+@pytest.mark.parametrize("kind", ["two_way", "separable", "depthwise"])
+def test_oblong_kernels_are_not_made_square(kind):
+    with pytest.raises(ValueError, match="same kernel size"):
+        compress_model(nn.Conv2d(2, 3, (3, 5)), Spec(kind))
+    with pytest.raises(ValueError, match="padding in numbers"):
+        compress_model(nn.Conv2d(2, 3, 3, padding="same"), Spec(kind))
 
 
 def test_nothing_to_compress_and_broken_kernels():

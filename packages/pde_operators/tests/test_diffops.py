@@ -62,6 +62,14 @@ def test_a_constant_source_has_the_shape_of_its_points():
     assert problem.source(torch.zeros(5), torch.zeros(5)).tolist() == [2.0] * 5
 
 
+def test_constants_are_no_obstacle_for_tensors():
+    problem = manufactured(poisson("x"), "sqrt(2)*sin(x)*exp(1) + cos(1)")
+    x = np.linspace(0, 1, 5)
+    for ours in (problem.solution, problem.source):
+        np.testing.assert_allclose(ours(torch.from_numpy(x)).numpy(), ours(x), rtol=1e-14)
+        assert ours(torch.zeros(2)).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("text", "coordinates", "message"),
     (

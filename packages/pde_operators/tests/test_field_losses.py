@@ -67,6 +67,14 @@ def test_sobolev_loss_is_neuraloperators_on_one_channel():
     assert H1Loss()(a, b).item() == pytest.approx(theirs(a, b).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [LpLoss(), H1Loss(), H1Loss(relative=False, derivative="spectral")])
+def test_a_sample_without_error_has_gradient_zero(loss):
+    target = noise(2, 1, 8)
+    prediction = torch.stack([target[0], target[1] + 1]).requires_grad_()
+    loss(prediction, target).backward()
+    assert prediction.grad[0].abs().max() == 0 and prediction.grad[1].abs().min() > 0
+
+
 def test_normalizer_goes_there_and_back():
     x = 3 + 2 * noise(20, 2, 6, 5)
     for per in ("channel", "point"):

@@ -232,6 +232,17 @@ def test_half_precision_is_close_to_full():
     assert 0 < error < 5e-3
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_half_precision_rounds_weights_however_they_are_contracted(joint):
+    dense = {"joint": joint, "precision": "mixed", "generator": 0}
+    one, other = (FNO(1, 1, (6, 6), 8, 2, implementation=how, **dense) for how in ("factorized", "reconstructed"))
+    z = noise(2, 8, 6, 4, dtype=torch.complex64)
+    a, b = (model.convs[0]._apply_weights(z) for model in (one, other))
+    assert torch.allclose(a, b, atol=1e-6)
+    full = FNO(1, 1, (6, 6), 8, 2, joint=joint, generator=0).convs[0]._apply_weights(z)
+    assert (a - full).abs().max() > 1e-5
+
+
 def test_adaptive_norm_conditions_each_sample():
     norm = Norm("ada_in", 4, features=2, generator=rng())
     x, e = noise(2, 4, 6, dtype=torch.float32), noise(2, 2, dtype=torch.float32)

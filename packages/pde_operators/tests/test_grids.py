@@ -115,6 +115,9 @@ def test_bad_input_is_refused():
         grids.grf(8, 1, -1, 1.0)
     with pytest.raises(ValueError, match="at least one field"):
         grids.grf(8, 0, 1.0, 1.0)
+    for bc in grids.BOUNDARIES:
+        with pytest.raises(ValueError, match=f"{bc} coefficients of a grid"):
+            grids.from_spectral(grids.to_spectral(np.ones(64), bc), (32,), bc)
     with pytest.raises(ValueError, match="order of a derivative"):
         grids.spectral_derivative(np.zeros(4), -1)
 
@@ -138,6 +141,8 @@ def test_resampling_keeps_what_both_grids_resolve():
     noise = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 1, 12)))
     up = grids.resample(noise, 24, True)
     np.testing.assert_allclose(up[..., ::2], noise, atol=1e-12)  # it interpolates, the highest mode too
+    oblong = torch.as_tensor(np.random.default_rng(1).standard_normal((1, 1, 8, 16)))
+    np.testing.assert_allclose(grids.resample(oblong, 16, True)[..., ::2, :], oblong, atol=1e-12)
     x, y = grids.mesh(grids.cell_grid(16))
     plane = torch.as_tensor(1 + 2 * x - y)[None, None]
     a, b = grids.mesh(grids.cell_grid(32))

@@ -160,6 +160,7 @@ def test_random_inflows():
         (lambda: solver(ell=0.0), "ell 0.0"),
         (lambda: solver(shape=(8, 8, 7)), "n_w 7"),
         (lambda: solver().solve(np.zeros((2, 16, 5))), "must end in"),
+        (lambda: solver().solve(np.zeros((3, 2, 2, 16, 4))), "one inflow or a stack"),
         (lambda: solver().solve(np.full((2, 16, 4), np.nan)), "NaN"),
         (lambda: solver().solve(np.zeros((2, 16, 4)), "gmre"), "did you mean 'gmres'"),
         (lambda: random_inflow(solver(), np.random.default_rng(0), family="randm"), "did you mean 'random'"),

@@ -136,6 +136,16 @@ def test_points_of_a_worker_fall_by_four_a_level():
         (lambda: MultigridPatching2D(1).patch(torch.full((1, 1, 8, 8), math.nan)), "NaN"),
         (lambda: MultigridPatching2D(1).patch(noise(1, 8, 8)), "real fields"),
         (lambda: MultigridPatching2D(1).patch(torch.zeros(1, 1, 8, 8, dtype=torch.complex64)), "real fields"),
+        (
+            lambda: MultigridPatching2D(1, stitching=False).patch(noise(1, 1, 8, 8), noise(1, 1, 7, 8)),
+            "does not divide",
+        ),
+        (lambda: MultigridPatching2D(1).unpatch(noise(4, 1, 16, 16), (64, 64)), "are not 2 × 2 patches of a"),
+        (lambda: MultigridPatching2D(1).unpatch(noise(4, 1, 17, 17), (32, 32)), "are not 2 × 2 patches of a"),
+        (
+            lambda: RandomPatch()(noise(1, 1, 8, 8), noise(1, 1, 16, 16), torch.Generator()),
+            "share their samples and grid",
+        ),
         (lambda: stitch(noise(3, 1, 4, 4), 2), "not a multiple"),
         (lambda: share(8, 0, 3), "do not divide among 3"),
     ],

@@ -169,6 +169,12 @@ def test_bad_input_is_refused():
         interior(Box.unit(1), 3, generator(), sampling="sobal")
     with pytest.raises(ValueError, match="face"):
         boundary(Box.unit(2), 3, generator(), faces=[(2, 0)])
+    with pytest.raises(ValueError, match="n 0"):
+        boundary(Box.unit(2), 0, generator())
+    with pytest.raises(ValueError, match=r"inside: .* give \(n, d\) and \(n,\)"):
+        Points(torch.rand(3, 1), torch.ones(3, 1), torch.rand(2, 1), torch.ones(2))
+    with pytest.raises(ValueError, match="boundary: "):
+        Points(torch.rand(3, 1), torch.ones(3), torch.rand(2, 1), torch.ones(3))
     with pytest.raises(ValueError, match="multi-index"):
         residual(polynomial("u_xx + u_yy", "xy"), MLP(1), torch.rand(3, 1))
     with pytest.raises(ValueError, match="lr"):

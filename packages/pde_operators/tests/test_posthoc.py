@@ -91,6 +91,14 @@ def model_shape(model):
     return model.joint.weights.shape if model.joint is not None else model.blocks[0].conv.weights.shape
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_global_generator_is_left_alone(joint):
+    model = FNO(1, 1, (4, 4), 4, 2, joint=joint, factorization=None, generator=0)
+    before = torch.random.get_rng_state()
+    reconstruct(factorize(model, "tucker", 0.3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_a_factored_model_is_not_factorized_again():
     model = factorize(FNO(1, 1, (4, 4), 4, 2, generator=0), "tt", 0.3)
     with pytest.raises(ValueError, match="factored already"):

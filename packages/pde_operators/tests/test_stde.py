@@ -191,6 +191,8 @@ def test_the_gradient_enhanced_term_is_the_squared_slope_of_the_residual(generat
     assert any(value == pytest.approx(p, rel=1e-8) for p in pairings)
     with pytest.raises(ValueError, match="gpinn needs reaction"):
         stde.StochasticPinn(problem.operator, gpinn=0.1)
+    with pytest.raises(ValueError, match="source=… in place of solution"):
+        stde.StochasticPinn(problem.operator, solution=problem.solution, gpinn=0.1, reaction=problem.reaction)
 
 
 def test_shared_blocks_have_fewer_weights_and_the_same_derivatives(generator):
@@ -267,6 +269,9 @@ def test_references_of_the_parabolic_problems(generator):
     still = parabolic.Parabolic(lambda u: 0 * u, parabolic.PROBLEMS["sine_gordon"].terminal, True)
     mean, error = parabolic.feynman_kac(still, 10, 20_000, generator)
     assert parabolic.radial_reference(still, 10) == pytest.approx(mean, abs=4 * error)
+    # Of exp(-|x|²), without a reaction: (1 + 4 T)^(-d/2).
+    bell = parabolic.Parabolic(lambda u: 0 * u, lambda x: torch.exp(-x.square().sum(-1)), True)
+    assert parabolic.radial_reference(bell, 4) == pytest.approx((1 + 4 * 0.3) ** -2, rel=1e-3)
     with pytest.raises(ValueError, match="multilevel_picard"):
         parabolic.radial_reference(parabolic.parabolic("allen_cahn"), 10)
 
@@ -290,6 +295,10 @@ def test_bad_input_is_refused(case, generator):
         stde.dense_stde(f, x, 2, generator, distribution="gausian")
     with pytest.raises(ValueError, match="sparse sampling"):
         stde.Local(f, x, probes=torch.ones(2, 6, dtype=F64)).d(2)
+    with pytest.raises(ValueError, match="coordinate 6 is not one of 6"):
+        stde.Local(f, x).partial(0, 6)
+    with pytest.raises(ValueError, match="coordinate -7"):
+        stde.Local(f, x).partial(-7)
     with pytest.raises(ValueError, match="did you mean 'allen_cahn'"):
         stde.problem("allencahn", 5, 2, generator)
     with pytest.raises(ValueError, match="interactions of 2 or 3"):

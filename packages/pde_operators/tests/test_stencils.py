@@ -123,6 +123,7 @@ def test_order_shares():
         (lambda: stencil("dxxx"), "unknown stencil"),
         (lambda: stencil("dx", 0.0), "must be positive"),
         (lambda: derivative(field(), "dx", padding="wrap"), "unknown padding"),
+        (lambda: derivative(torch.arange(25).reshape(5, 5), "dx"), "convert it, say u.double"),
         (lambda: euler_step(field(), {"dz": 1.0}), "unknown stencil"),
     ],
 )

@@ -113,6 +113,11 @@ def test_path_is_the_same_function():
     assert weight_distance(interpolate(model, 1, A, 1.0), fuse(model)) > 0.1
 
 
+@pytest.mark.parametrize("kind", ["orthogonal", "gl", "diagonal"])
+def test_one_channel_can_only_change_its_sign(kind):
+    assert random_symmetry(kind, 1, generator(), condition=100.0).abs().item() == pytest.approx(1)
+
+
 def test_condition_of_random_matrices():
     for kind in ("gl", "diagonal"):
         Q = random_symmetry(kind, 12, generator(), 300.0)
@@ -203,6 +208,8 @@ def test_more_bad_input():
         apply_symmetry(PDEResNet(stem="imagenet").eval(), 0, torch.eye(16))
     with pytest.raises(ValueError, match="unknown kind"):
         random_symmetry("unitary", 3, generator())
+    with pytest.raises(ValueError, match="no rotation"):
+        random_direction("orthogonal", 1, generator())
     with pytest.raises(ValueError, match="at least 1"):
         random_symmetry("gl", 3, generator(), 0.5)
     with pytest.raises(ValueError, match="use more images"):

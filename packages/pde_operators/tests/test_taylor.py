@@ -54,6 +54,8 @@ UNARY = {
     "mish": nn.functional.mish,
     "softplus": nn.functional.softplus,
     "softplus_2": lambda x: nn.functional.softplus(x, 2.0),
+    "softplus_near": lambda x: nn.functional.softplus(x, 1.5, 0.7),  # past 0.7 / 1.5 it is x
+    "leaky_relu": lambda x: nn.functional.leaky_relu(x - 0.5, 0.3),
     "logsigmoid": nn.functional.logsigmoid,
     "atan": torch.atan,
     "asin": torch.asin,
@@ -64,6 +66,7 @@ UNARY = {
     "two_to": lambda x: 2**x,
     "power_of_tensor": lambda x: x ** torch.tensor([0.3, 1.7, 2.0], dtype=torch.float64),
     "x_to_the_x": lambda x: x**x,
+    "x_log_sin_x": lambda x: torch.xlogy(x, x.sin()),
     "quotient": lambda x: (1 + x) / (2 + x * x),
     "over": lambda x: 1.0 / x,
     "minus": lambda x: 1 - x * torch.ones(3, dtype=x.dtype),
@@ -124,6 +127,14 @@ STRUCTURE = {
         x.unsqueeze(1), torch.ones(2, 1, 3, dtype=x.dtype), torch.ones(2, dtype=x.dtype), padding=1
     ).sin(),
     "numpy_on_the_left": lambda x: np.float64(2.0) * x * x,
+    "padding": lambda x: nn.functional.pad(x.sin(), (1, 2), value=3.0),
+    "inner": lambda x: torch.inner(x.sin(), x[:2].cos()) + torch.inner(x[0], x[1]),
+    "indices_apart": lambda x: x.reshape(2, 3, 2).sin()[[0, 1, 1], :, [1, 0, 1]],
+    "indices_and_ellipsis": lambda x: (
+        x.sin()[..., [0, 2], None][:2] + x.sin()[torch.tensor([True, False, True])][:, :2, None]
+    ),
+    "differences": lambda x: x.sin().diff(n=2, dim=-1),
+    "norms_by_name": lambda x: torch.norm(x, p=2, dim=0).sum() + x.norm(p="fro") + torch.linalg.norm(x, "fro"),
     "primal": lambda x: x * (x.detach() > 0.1) + torch.zeros_like(x) if x.shape[0] == 3 else None,
 }
 
@@ -395,6 +406,24 @@ def test_bad_input_is_refused():
         jet(torch.relu, x, [x, None])
     with pytest.raises(ValueError, match="tangents"):
         jet(torch.sin, x, [torch.ones(2, 2, 3), torch.ones(3, 2, 3)])
+
+
+REFUSED = {
+    "norm_p": lambda x: torch.norm(x, p=1),
+    "method_norm_p": lambda x: x.norm(p=3, dim=-1),
+    "spectral_norm": lambda x: torch.linalg.norm(x, ord=2),
+    "nuclear_norm": lambda x: x.norm(p="nuc"),
+    "convolution_weight": lambda x: nn.functional.conv1d(x[:, None], x[:1, None, :2]),
+    "convolution_bias": lambda x: nn.functional.conv1d(x[:, None], torch.ones(1, 1, 2), bias=x[0, :1]),
+    "differences_from": lambda x: x.diff(dim=-1, prepend=torch.ones(2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_rule_is_refused_rather_than_taken_for_something_else(name):
+    x = torch.rand(2, 3) + 0.5
+    with pytest.raises(NotImplementedError, match="Taylor rule"):
+        jet(REFUSED[name], x, [x])
 
 
 def test_functions_that_do_not_move_have_zero_derivatives():

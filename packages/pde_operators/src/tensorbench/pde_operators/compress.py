@@ -166,8 +166,12 @@ def _compressed(conv: Any, spec: Spec, generator: torch.Generator | None, seed: 
     if spec.kind != "oneway":
         if type(conv) is not nn.Conv2d or spec.start != "fresh":
             raise ValueError(f"kind {spec.kind!r} is for fresh two-dimensional convolutions")
-        if not all(len(set(common[name])) == 1 for name in ("stride", "padding", "dilation")):
-            raise ValueError(f"kind {spec.kind!r} needs the same stride, padding and dilation on both axes")
+        if isinstance(conv.padding, str):
+            raise ValueError(f"kind {spec.kind!r} needs padding in numbers, got {conv.padding!r}")
+        if len(set(conv.kernel_size)) > 1 or any(len(set(common[n])) > 1 for n in ("stride", "padding", "dilation")):
+            raise ValueError(
+                f"kind {spec.kind!r} needs the same kernel size, stride, padding and dilation on both axes"
+            )
         common |= {name: common[name][0] for name in ("stride", "padding", "dilation")}
         if spec.kind == "two_way":
             common["rank"] = spec.rank

@@ -25,8 +25,15 @@ from tensorbench.core.errors import unknown
 
 Index = tuple[int, ...]
 _DERIVATIVE = re.compile(r"\bu_([a-z]+)\b")
+
+
+def _of_numbers_too(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], Any]:
+    """A torch function that takes plain numbers as well, such as the 2 of √2."""
+    return lambda v: function(v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=torch.float64))
+
+
 _TORCH = {
-    name: getattr(torch, name)
+    name: _of_numbers_too(getattr(torch, name))
     for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "abs", "sign")
 }
 

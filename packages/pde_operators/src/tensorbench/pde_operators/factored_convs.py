@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tensorbench.core.errors import unknown
-
-_COMPUTES = ("stages", "kernel")
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+from tensorbench.pde_operators.oneway_conv import COMPUTES, PADDING_MODES
 
 
 class _Factored(nn.Module):
@@ -48,10 +46,10 @@ class _Factored(nn.Module):
         ):  # fmt: skip
             if value < least:
                 raise ValueError(f"{name} {value} must be at least {least}")
-        if compute not in _COMPUTES:
-            raise ValueError(unknown("compute", compute, _COMPUTES))
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(unknown("padding_mode", padding_mode, _PADDING_MODES))
+        if compute not in COMPUTES:
+            raise ValueError(unknown("compute", compute, COMPUTES))
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(unknown("padding_mode", padding_mode, PADDING_MODES))
         self.cin, self.cout, self.kernel_size, self.stride, self.padding = cin, cout, kernel_size, stride, padding
         self.dilation, self.padding_mode, self.compute = dilation, padding_mode, compute
         self.bias = nn.Parameter(torch.zeros(cout)) if bias else None

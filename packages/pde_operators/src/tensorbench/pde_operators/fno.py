@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tensorbench.pde_operators.factored import Rank
 from tensorbench.pde_operators.fno_layers import ChannelMLP, DomainPadding, FNOBlock, GridEmbedding
+from tensorbench.pde_operators.layer_costs import count_parameters
 from tensorbench.pde_operators.spectral_conv import JointSpectralWeights, LayerOfJoint, SpectralConv
 
 
@@ -176,6 +177,4 @@ class TFNO(FNO):
         )
 
 
-def count_weights(model: nn.Module) -> int:
-    """Trainable numbers of a model; a complex one counts as two."""
-    return sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters())
+count_weights = count_parameters  # trainable numbers, a complex one as two

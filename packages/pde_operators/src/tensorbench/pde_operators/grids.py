@@ -115,13 +115,16 @@ def from_spectral(coefficients: Any, shape: Sequence[int], bc: str = "periodic")
     _check_bc(bc)
     axes = tuple(range(-len(shape), 0))
     is_torch = torch.is_tensor(coefficients)
+    kept = (*shape[:-1], shape[-1] // 2 + 1) if bc == "periodic" else tuple(shape)
+    if tuple(coefficients.shape[-len(shape) :]) != tuple(kept):
+        raise ValueError(
+            f"{bc} coefficients of a grid {tuple(shape)} have the shape {tuple(kept)}, not {tuple(coefficients.shape)}"
+        )
     if bc == "periodic":
         size = tuple(int(n) for n in shape)
         if is_torch:
             return torch.fft.irfftn(coefficients, s=size, dim=axes)
         return scipy.fft.irfftn(coefficients, s=size, axes=axes)
-    if tuple(coefficients.shape[-len(shape) :]) != tuple(shape):
-        raise ValueError(f"{bc} coefficients have the grid's shape {tuple(shape)}, not {tuple(coefficients.shape)}")
     if is_torch:
         for axis in axes:
             coefficients = _torch_trigonometric(coefficients, axis, bc, inverse=True)
@@ -288,6 +291,8 @@ def resample(values: torch.Tensor, n: int, periodic: bool) -> torch.Tensor:
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
         return torch.nn.functional.interpolate(values, size=(n,) * len(shape), mode=mode, align_corners=False)
     for axis, m in enumerate(shape, start=2):
+        if m == n:
+            continue
         moved = torch.fft.rfft(values.movedim(axis, -1), norm="forward")
         kept = min(m, n)
         moved = moved[..., : kept // 2 + 1].clone()

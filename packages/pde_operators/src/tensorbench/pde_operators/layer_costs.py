@@ -44,8 +44,9 @@ class Cost:
 
 
 def cost(model: nn.Module, x: Float[Tensor, "batch channels *grid"]) -> Cost:
-    """Count everything; the model and its gradients are left as they were."""
+    """Count everything; the model, its statistics of batches and its gradients are left as they were."""
     before = [p.grad for p in model.parameters()]
+    buffers = [buffer.clone() for buffer in model.buffers()]
     try:
         return Cost(
             parameters=count_parameters(model),
@@ -58,6 +59,9 @@ def cost(model: nn.Module, x: Float[Tensor, "batch channels *grid"]) -> Cost:
     finally:
         for parameter, gradient in zip(model.parameters(), before, strict=True):
             parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
+from tensorbench.pde_operators.grids import spectral_derivative
 
 REDUCTIONS = ("mean", "sum", "none")
 DERIVATIVES = ("central", "spectral")
@@ -92,11 +93,11 @@ class H1Loss:
         squares = x.square().flatten(1).sum(1)
         for axis, (length, wraps) in enumerate(zip(lengths, periodic, strict=True)):
             if self.derivative == "spectral":
-                slope = spectral_slope(x, axis + 2, length)
+                slope = spectral_derivative(x, axis=axis + 2, length=length)
             else:
                 slope = difference(x, axis + 2, length / x.shape[axis + 2], wraps)
             squares = squares + slope.square().flatten(1).sum(1)
-        return (squares * math.prod(n / m for n, m in zip(lengths, x.shape[2:], strict=True))).sqrt()
+        return _root(squares * math.prod(n / m for n, m in zip(lengths, x.shape[2:], strict=True)))
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         _check_fields(prediction, target)
@@ -121,17 +122,6 @@ def difference(x: Tensor, axis: int, spacing: float, periodic: bool) -> Tensor:
     return torch.cat([4 * b - 3 * a - c, middle, 3 * z - 4 * y + w], dim=axis) / (2 * spacing)
 
 
-def spectral_slope(x: Tensor, axis: int, length: float) -> Tensor:
-    """The derivative of the trigonometric interpolant (its Nyquist mode has derivative 0 on the grid)."""
-    n = x.shape[axis]
-    k = torch.fft.rfftfreq(n, d=length / n / (2 * math.pi), device=x.device, dtype=x.dtype)
-    if n % 2 == 0:
-        k[-1] = 0
-    shape = [1] * x.ndim
-    shape[axis] = k.numel()
-    return torch.fft.irfft(1j * k.reshape(shape) * torch.fft.rfft(x, dim=axis), n=n, dim=axis)
-
-
 def _check_options(reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(unknown("reduction", reduction, REDUCTIONS))
@@ -143,6 +133,12 @@ def _check_fields(prediction: Tensor, target: Tensor) -> None:
             "fields (batch, channels, *grid) of one shape are needed, "
             f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
+
+
+def _root(squares: Tensor) -> Tensor:
+    """√, with gradient 0 where the squares are 0 (the root's own slope is infinite there)."""
+    zero = squares == 0
+    return torch.where(zero, squares, torch.where(zero, torch.ones_like(squares), squares).sqrt())
 
 
 def _positive(norm: Tensor) -> Tensor:

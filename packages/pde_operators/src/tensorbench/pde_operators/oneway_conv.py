@@ -38,9 +38,9 @@ Compute = Literal["stages", "kernel"]
 AXES = {1: "w", 2: "hw", 3: "dhw"}
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _SHARES = ("per_output", "shared")
-_COMPUTES = ("stages", "kernel")
+COMPUTES = ("stages", "kernel")
 
 
 class _OneWay(nn.Module):
@@ -79,7 +79,7 @@ class _OneWay(nn.Module):
         if groups != 1:
             raise ValueError(f"groups {groups}: one-way filters know no groups of channels; use groups=1")
         for option, value, valid in (
-            ("padding_mode", padding_mode, _PADDING_MODES), ("share", share, _SHARES), ("compute", compute, _COMPUTES)
+            ("padding_mode", padding_mode, PADDING_MODES), ("share", share, _SHARES), ("compute", compute, COMPUTES)
         ):  # fmt: skip
             if value not in valid:
                 raise ValueError(unknown(option, value, valid))

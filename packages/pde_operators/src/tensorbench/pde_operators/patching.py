@@ -107,11 +107,25 @@ class MultigridPatching2D:
             )
             views.append(cut(x, rows, columns))
         if y is not None and not self.stitching:
+            self._divides(y.shape[2:])
             y = cut(y, *(patch_indices(n, self.levels, 0, 0, y.device) for n in y.shape[2:]))
         return torch.cat(views, dim=1), y
 
     def crop(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
-        """Patches without halo, of a domain of ``grid`` points."""
+        """Patches without halo, of a domain of ``grid`` points.
+
+        Raises:
+            ValueError: a grid that these are no patches of.
+        """
+        self._divides(grid)
+        if any(
+            (extra := size - n // self.patches) < 0 or extra % 2
+            for size, n in zip(patches.shape[2:], grid, strict=True)
+        ):
+            raise ValueError(
+                f"patches of {tuple(patches.shape[2:])} points are not {self.patches} × {self.patches} patches of a "
+                f"{tuple(grid)} grid with a halo that is as wide on either side"
+            )
         top, left = ((size - n // self.patches) // 2 for size, n in zip(patches.shape[2:], grid, strict=True))
         height, width = patches.shape[2:]
         return patches[..., top : height - top, left : width - left]
@@ -124,14 +138,17 @@ class MultigridPatching2D:
         """What the target of ``patch`` is compared with: stitched fields, or cropped patches without ``stitching``."""
         return self.unpatch(patches, grid) if self.stitching else self.crop(patches, grid)
 
+    def _divides(self, grid: Sequence[int]) -> None:
+        if any(n % self.patches for n in grid):
+            raise ValueError(f"a grid of {tuple(grid)} does not divide into {self.patches} × {self.patches} patches")
+
     def _check(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         if x.ndim != 4 or x.is_complex():
             raise ValueError(f"real fields (batch, channels, height, width) are needed, got {x.dtype} {tuple(x.shape)}")
         grid = (x.shape[2], x.shape[3])
         divisor = 4**self.levels if self.context else self.patches
+        self._divides(grid)
         for n in grid:
-            if n % self.patches:
-                raise ValueError(f"a grid of {grid} does not divide into {self.patches} × {self.patches} patches")
             if n % divisor:
                 raise ValueError(
                     f"a grid of {grid} has no coarse views that line up with {self.patches} × {self.patches} patches; "
@@ -165,6 +182,8 @@ class RandomPatch:
     ) -> tuple[Tensor, Tensor]:
         """(batch, channels · (levels + 1), s + 2 pad, …) and the target's (batch, channels, s, s)."""
         grid, pads = self.patching._check(x)
+        if y.shape[:1] + y.shape[2:] != x.shape[:1] + x.shape[2:]:
+            raise ValueError(f"fields {tuple(x.shape)} and targets {tuple(y.shape)} must share their samples and grid")
         shifts = [torch.randint(n, (x.shape[0],), generator=generator) for n in grid]
         views = [
             self._take(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tensorbench.core.errors import unknown
+from tensorbench.pde_operators.layer_costs import count_parameters
 
 Radius = Literal["hard", "soft"]
 Activation = Literal["none", "inside", "stage", "relu"]
@@ -308,9 +309,7 @@ def restore_batch_norm(model: nn.Module, x: Float[Tensor, "batch channels height
     return restored
 
 
-def count_weights(model: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+count_weights = count_parameters  # trainable numbers
 
 
 def _conv(channels: int, out: int, size: int = 1, stride: int = 1, **options) -> nn.Conv2d:

@@ -120,7 +120,7 @@ def factorize(model: FNO, factorization: str, rank: Rank = 0.1) -> FNO:
     if any(holder.factorization is not None for holder in holders):
         raise ValueError("the weights are factored already; factorize(reconstruct(model), ...) changes the form")
     for index, holder in enumerate(holders):
-        fresh = SpectralWeights(holder.shape, factorization, rank)
+        fresh = SpectralWeights(holder.shape, factorization, rank, generator=torch.Generator())  # values come next
         assert fresh.rank is not None
         form = decompose(holder.full(), factorization, fresh.rank)
         fresh.assign(form)
@@ -132,7 +132,7 @@ def reconstruct(model: FNO) -> FNO:
     """A copy with dense spectral weights, the same function."""
     dense = copy.deepcopy(model)
     for index, holder in enumerate(_holders(dense)):
-        fresh = SpectralWeights(holder.shape)
+        fresh = SpectralWeights(holder.shape, generator=torch.Generator())
         fresh.assign(Dense(holder.full().detach()))
         _replace(dense, index, fresh)
     return dense

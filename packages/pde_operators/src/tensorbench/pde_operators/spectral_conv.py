@@ -231,7 +231,7 @@ class SpectralConv(nn.Module):
 
     def _apply_weights(self, z: Tensor) -> Tensor:
         if isinstance(self.weights, LayerOfJoint) and self.implementation == "factorized" and not self._fewer():
-            return _by_corners(self.weights, z)
+            return _by_corners(self.weights, z, rounded=self.precision != "full")
         if self.implementation == "reconstructed" or self.separable or isinstance(self.weights, LayerOfJoint):
             channels = (slice(None),) * (1 if self.separable else 2)
             table = self.weights.full()[channels + tuple(self._slices())]
@@ -254,7 +254,7 @@ class SpectralConv(nn.Module):
         ]
 
 
-def _by_corners(weights: LayerOfJoint, z: Tensor) -> Tensor:
+def _by_corners(weights: LayerOfJoint, z: Tensor, rounded: bool) -> Tensor:
     """Contract every corner of the spectrum with its own form and put the corners together."""
     blocks = []
     for form, axes in zip(weights.corners(), weights.corner_axes, strict=True):
@@ -262,6 +262,7 @@ def _by_corners(weights: LayerOfJoint, z: Tensor) -> Tensor:
         for axis, side in enumerate(axes):
             half = z.shape[2 + axis] // 2
             part = part.narrow(2 + axis, side * half, half)
+        form = form.map(_rounded) if rounded else form
         blocks.append(form.contract(part))
     for axis in range(z.ndim - 4, -1, -1):
         blocks = [torch.cat(blocks[k : k + 2], dim=2 + axis) for k in range(0, len(blocks), 2)]

@@ -60,6 +60,8 @@ def derivative(
     """A discrete derivative of a field; ``padding`` is ``zeros``, ``reflect`` or ``circular``."""
     if padding not in _MODES:
         raise ValueError(unknown("padding", padding, _MODES))
+    if not u.is_floating_point():
+        raise ValueError(f"the field is {u.dtype}, in which a filter of halves is zero; convert it, say u.double()")
     flat = u.reshape(-1, 1, *u.shape[-2:])
     wide = F.pad(flat, (1, 1, 1, 1), mode=_MODES[padding])
     return F.conv2d(wide, stencil(name, spacing).to(u)[None, None]).reshape(u.shape)

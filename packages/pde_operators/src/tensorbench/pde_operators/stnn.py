@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.pde_operators.baselines.deeponet import mlp
+from tensorbench.pde_operators.layer_costs import count_parameters
 from tensorbench.pde_operators.tt_layers import TTMatrixLayer
 
 FREQUENCIES = (1.0, 0.5, 2.0, 3.0)  # of the initial velocity vectors, in turn
@@ -180,6 +181,4 @@ def predict(
     return torch.cat([model(p, f) for p, f in zip(params.split(batch), inflow.split(batch), strict=True)])
 
 
-def count(model: nn.Module) -> int:
-    """Weights of a model."""
-    return sum(p.numel() for p in model.parameters())
+count = count_parameters  # weights of a model

@@ -89,7 +89,8 @@ def random_symmetry(kind: Kind, n: int, generator: torch.Generator, condition: f
     if condition < 1:
         raise ValueError(f"condition {condition} is the largest over the smallest singular value, so at least 1")
     half = 0.5 * torch.log(torch.tensor(condition, dtype=torch.float64))
-    values = torch.linspace(-1, 1, n, dtype=torch.float64).mul(half).exp()
+    ends = torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1, dtype=torch.float64)
+    values = ends.mul(half).exp()
     if kind == "gl":
         return _haar(n, generator) @ torch.diag(values) @ _haar(n, generator)
     signs = 2.0 * torch.randint(2, (n,), generator=generator) - 1
@@ -100,6 +101,8 @@ def random_direction(kind: Kind, n: int, generator: torch.Generator) -> Float[Te
     """A random element of the Lie algebra of spectral norm 1: skew-symmetric, any, or a diagonal matrix."""
     if kind not in get_args(Kind):
         raise ValueError(unknown("kind", kind, get_args(Kind)))
+    if kind == "orthogonal" and n < 2:
+        raise ValueError(f"n {n}: one channel has no rotation; use two or more")
     A = torch.randn(n, n, dtype=torch.float64, generator=generator)
     A = A - A.mT if kind == "orthogonal" else torch.diag(A.diagonal()) if kind == "diagonal" else A
     return A / torch.linalg.matrix_norm(A, 2)

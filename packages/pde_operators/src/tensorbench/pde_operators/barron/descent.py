@@ -131,7 +131,7 @@ def descend_sparse(
     ``tolerance``.
 
     Raises:
-        ValueError: a function of more than ``memory`` terms, naming the step.
+        ValueError: a function of more than ``memory`` terms, or coefficients that are not finite, naming the step.
     """
     if eta <= 0 or steps < 1:
         raise ValueError(f"eta {eta} must be positive and steps {steps} at least 1")
@@ -151,6 +151,8 @@ def descend_sparse(
         result.terms.append(u.terms)
         result.pruned_mass.append(mass)
         result.largest = max(result.largest, u.mass())
+        if not np.isfinite(result.certificate[-1]):
+            raise ValueError(f"the flow left the numbers at step {t}: eta {eta:g} is far above the stable range")
         if keep:
             result.iterates.append(u)
         if t == steps or result.certificate[-1] <= tolerance:

@@ -29,8 +29,8 @@ Array = np.ndarray
 class Energy:
     """The Lagrangian (see the module). ``diffusion`` is A: a number, or rows of a symmetric matrix.
 
-    ``powers`` are pairs (m, a): a u^m with even m ≥ 4. Raises ValueError for an A without λ > 0 and for terms that are
-    not convex.
+    ``powers`` are pairs (m, a): a u^m with even m ≥ 4. Raises ValueError for an A without λ > 0, for other powers, and
+    for a κ or q that make no convex term. Whether all of it is convex says :meth:`check_convex`.
     """
 
     name: str
@@ -48,6 +48,9 @@ class Energy:
             raise ValueError(f"λ = {np.linalg.eigvalsh(A)[0]:.3g}: the diffusion matrix must be positive definite")
         if self.kappa < 0 or not 1 <= self.exponent <= 2:
             raise ValueError(f"kappa {self.kappa} must not be negative and exponent {self.exponent} between 1 and 2")
+        for m, _ in self.powers:
+            if m < 4 or m % 2:
+                raise ValueError(f"a u^{m}: powers must be even and at least 4 (u² is half the reaction)")
 
     def matrix(self, d: int) -> Float[Array, "d d"]:
         """A in d dimensions."""

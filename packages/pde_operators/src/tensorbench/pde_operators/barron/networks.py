@@ -203,6 +203,8 @@ def greedy_cosines(target: TrigFunction, k: int) -> TwoLayerNet:
     """
     if k < 1:
         raise ValueError(f"k {k} must be at least 1")
+    if not target.is_real(1e-9):
+        raise ValueError("the target must be a real function: half of its coefficients stand for all")
     zero = (target.freqs == 0).all(axis=1)
     signs = np.array([next((np.sign(x) for x in row if x), 0) for row in target.freqs])
     half = np.flatnonzero((signs > 0) | zero)

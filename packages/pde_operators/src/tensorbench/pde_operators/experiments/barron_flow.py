@@ -202,7 +202,7 @@ PROBLEMS = ("linear", "minimal_surface", "power", "semilinear")
 
 
 def _curve(records: pd.DataFrame, dataset: str, method: str, metric: str) -> tuple[Any, Any]:
-    rows = records[(records["dataset"] == dataset) & (records["method"] == method)]
+    rows = records[(records["dataset"] == dataset) & (records["method"] == method)] if len(records) else records
     if rows.empty:
         return np.array([]), np.array([])
     history = rec.history(rows, metric).sort_values("step")

@@ -100,8 +100,10 @@ def shift(records: pd.DataFrame, methods: list[str]) -> Figure:
                 ax.plot(at, mean, **line)
                 if part == "test":
                     trained = [float(values.min()), float(values.max())]
-        ends = _ends(kept, column, trained)
-        for end in ends:
+        if not trained:
+            plotting.empty(ax)
+            continue
+        for end in _ends(kept, column, trained):
             plotting.reference(ax, x=end)
         ax.set_xlabel(name)
     plotting.log_axis(axes[0], "y")

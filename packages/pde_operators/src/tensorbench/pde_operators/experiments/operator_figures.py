@@ -33,6 +33,9 @@ def weights(records: pd.DataFrame) -> Figure:
         ax.set_xlabel("weights")
         ax.set_ylabel("relative error in L²")
         ax.set_title(plotting.label(name))
+        if part.empty:
+            plotting.empty(ax)
+            continue
         for method, group in part.groupby("method", sort=False):
             look = {
                 **plotting.style(str(method)),
@@ -54,7 +57,7 @@ def weights(records: pd.DataFrame) -> Figure:
 
 def resolution(records: pd.DataFrame) -> Figure:
     """Test error on each grid, the first of which is that of training."""
-    points = history(records, "resolution_l2")
+    points = history(records, "resolution_l2") if len(records) else records
     names = [name for name in _datasets(records) if points[points["dataset"] == name]["step"].nunique() > 1]
     fig, axes = plotting.figure(columns=2, cols=max(1, len(names)), squeeze=False, height=7.4)
     if not names:

@@ -23,6 +23,7 @@ from tensorbench.pde_operators.baselines.unet import UNet
 from tensorbench.pde_operators.datasets.operators import OperatorData
 from tensorbench.pde_operators.fno import FNO
 from tensorbench.pde_operators.grids import resample
+from tensorbench.pde_operators.layer_costs import count_parameters
 from tensorbench.pde_operators.normalizers import UnitGaussianNormalizer
 from tensorbench.pde_operators.tt_layers import TTMatrixLayer, bounded_ranks, factor_modes
 
@@ -171,7 +172,7 @@ def build(name: str, data: OperatorData, seed: int, **options: Any) -> Surrogate
 def count(model: nn.Module) -> int:
     """Numbers that were learnt; a complex one counts as two."""
     fitted = sum(m.model.num_parameters for m in model.modules() if isinstance(m, _FlatPOD))
-    return fitted + sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters())
+    return fitted + count_parameters(model)
 
 
 def predict(model: nn.Module, x: np.ndarray, device: torch.device, batch: int = 50) -> Tensor:

@@ -112,7 +112,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         (left, "space_error", "points in each direction", -2, (16, 1e-2)),
         (right, "time_error", "time steps", -4, (20, 2e-6)),
     ):
-        points = history(records, metric)
+        points = history(records, metric) if len(records) else records
         plotting.log_axis(ax, "y")
         ax.set_xlabel(label)
         ax.set_ylabel("relative error in L²")

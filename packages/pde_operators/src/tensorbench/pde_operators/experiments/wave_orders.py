@@ -70,8 +70,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.empty(ax)
     else:
         plotting.series(ax, history, "step", "value", log="xy")
-        widest = history[history["method"] == "q1"].sort_values("step").iloc[-1] if len(history) else None
-        if widest is not None:
+        bilinear = history[history["method"] == "q1"].sort_values("step")
+        if len(bilinear):
+            widest = bilinear.iloc[-1]
             plotting.guide(ax, 2, through=(widest["step"], 0.6 * widest["value"]), text="second order")
         widths = sorted(history["step"].unique())
         plotting.log_axis(ax, "x", ticks=widths)

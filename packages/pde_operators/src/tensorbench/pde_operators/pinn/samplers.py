@@ -70,6 +70,8 @@ def boundary(
 
     In one dimension a face is a point and appears once.
     """
+    if n < 1:
+        raise ValueError(f"n {n} must be at least 1")
     chosen = [(k, end) for k in range(box.dimension) for end in (0, 1)] if faces is None else list(faces)
     for k, end in chosen:
         if not 0 <= k < box.dimension or end not in (0, 1):

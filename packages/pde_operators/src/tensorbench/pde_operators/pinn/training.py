@@ -30,6 +30,13 @@ class Points:
     boundary: Float[Tensor, "m d"]
     values: Float[Tensor, " m"]
 
+    def __post_init__(self) -> None:
+        for name, points, numbers in (("inside", self.inside, self.source), ("boundary", self.boundary, self.values)):
+            if points.ndim != 2 or numbers.shape != points.shape[:1]:
+                raise ValueError(
+                    f"{name}: points {tuple(points.shape)} with numbers {tuple(numbers.shape)}; give (n, d) and (n,)"
+                )
+
 
 def nested_derivatives(
     u: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], operators: Sequence[Index], *, create_graph: bool = True

@@ -151,6 +151,8 @@ class KineticSolver:
         inflow = np.asarray(inflow, dtype=np.float64)
         if inflow.shape[-3:] != (2, n2, nw // 2):
             raise ValueError(f"inflow of shape {inflow.shape} must end in (2, n2 {n2}, n_w / 2 {nw // 2})")
+        if inflow.ndim > 4:
+            raise ValueError(f"inflow of shape {inflow.shape}: give one inflow or a stack (k, 2, n2, n_w / 2) of them")
         if not np.isfinite(inflow).all():
             raise ValueError("the inflow holds NaN or infinity")
         many = inflow.reshape(-1, 2, n2, nw // 2)

@@ -119,8 +119,14 @@ class Local:
         return scale * whole._laplacians[self._place]
 
     def partial(self, *target: int) -> Float[Tensor, "points"]:
-        """One (mixed) partial derivative, not sampled: ``partial(-1)`` differentiates in the last input, time say."""
+        """One (mixed) partial derivative, not sampled: ``partial(-1)`` differentiates in the last input, time say.
+
+        Raises:
+            ValueError: a coordinate that is no input.
+        """
         d = self.points.shape[-1]
+        if outside := [c for c in target if not -d <= c < d]:
+            raise ValueError(f"coordinate {outside[0]} is not one of {d} inputs; count from 0, or from the end with -1")
         wanted = tuple(sorted(c % d for c in target))
         whole = self._whole
         if wanted not in whole._partials:

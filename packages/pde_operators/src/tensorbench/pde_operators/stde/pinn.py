@@ -58,6 +58,8 @@ class StochasticPinn:
             raise ValueError("both source and solution are given; keep one of them")
         if self.gpinn and self.reaction is None:
             raise ValueError("gpinn needs reaction=…: it differentiates Δu + reaction(u) - source along coordinates")
+        if self.gpinn and self.solution is not None:
+            raise ValueError("gpinn differentiates the source; give source=… in place of solution")
 
     def draw(
         self, f: Callable[[Any], Any], x: Float[Tensor, "points d"], generator: torch.Generator, draws: int = 1

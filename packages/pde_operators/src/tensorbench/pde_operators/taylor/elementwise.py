@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,11 @@ _RECURRENCES = (  # noqa: SIM905
 ).split()
 _SAME = {"log_sigmoid": "logsigmoid", "arctan": "atan", "arcsin": "asin", "arccos": "acos", "expit": "sigmoid"}
 _FAA_DI_BRUNO = (  # noqa: SIM905
-    "asinh acosh atanh lgamma digamma erfc erfinv erfcx i0 i0e i1 i1e ndtr log_ndtr bessel_j0 bessel_j1 xlogy sinc "
+    "asinh acosh atanh lgamma digamma erfc erfinv erfcx i0 i0e i1 i1e ndtr log_ndtr bessel_j0 bessel_j1 sinc "
     "log2 log10 exp2 softsign tanhshrink elu selu celu"
 ).split()
+
+_FAR = 20  # torch's threshold of softplus
 
 # --- elementwise ---------------------------------------------------------------------------------------------------
 
@@ -128,12 +130,20 @@ def _rpow(exponent: TaylorTensor, base: Any) -> TaylorTensor:
 
 @table("elementwise, recurrence", "softplus")
 def _softplus(x: TaylorTensor, beta: float = 1.0, threshold: float = math.inf) -> TaylorTensor:
-    return apply(lambda s: rules.softplus(s, beta, threshold), x)
+    """torch's threshold, past which the function is x, changes nothing that floating point resolves from 20 on."""
+    soft = apply(lambda s: rules.softplus(s, beta), x)
+    return soft if threshold >= _FAR else _where(beta * x.primal > threshold, x, soft)
 
 
 @table("elementwise, recurrence", "gelu")
 def _gelu(x: TaylorTensor, *, approximate: str = "none") -> TaylorTensor:
     return apply(lambda s: rules.gelu(s, approximate), x)
+
+
+@table("elementwise, recurrence", "xlogy")
+def _xlogy(x: Any, y: Any) -> TaylorTensor:
+    """x log y, and 0 where x is and y is not NaN."""
+    return multiply(x, apply(rules.log, constant(y, first((x, y)))))
 
 
 @table("elementwise, recurrence", "addcmul")
@@ -166,7 +176,7 @@ def _relu(x: TaylorTensor, inplace: bool = False) -> TaylorTensor:
 @table("piecewise", "leaky_relu")
 def _leaky_relu(x: TaylorTensor, negative_slope: float = 0.01, inplace: bool = False) -> TaylorTensor:
     _warn("leaky_relu", x)
-    return apply(lambda s: _mask(torch.where(s[0] > 0, 1.0, negative_slope).to(s[0].dtype), s), x)
+    return apply(lambda s: _mask(torch.where(s[0] > 0, torch.ones_like(s[0]), negative_slope), s), x)
 
 
 @table("piecewise", "abs", "absolute", "__abs__")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,9 @@ from tensorbench.pde_operators.taylor.tensor import Support, TaylorTensor, colla
 
 _RESHAPING = "reshape view flatten unflatten squeeze unsqueeze view_as reshape_as".split()  # noqa: SIM905
 _BY_VMAP = (  # noqa: SIM905
-    "permute movedim moveaxis swapaxes swapdims transpose t flip roll cumsum diff narrow select index_select gather "
+    "permute movedim moveaxis swapaxes swapdims transpose t flip roll cumsum narrow select index_select gather "
     "take_along_dim repeat expand expand_as broadcast_to tile tril triu diagonal trace rot90 repeat_interleave clone "
-    "contiguous pad adjoint fliplr flipud avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d conv1d "
-    "conv2d conv3d"
+    "contiguous adjoint fliplr flipud avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d"
 ).split()
 
 # --- linear in one tensor ------------------------------------------------------------------------------------------
@@ -43,25 +43,58 @@ for _name in _RESHAPING:
 
 def _by_vmap(name: str) -> Callable[..., TaylorTensor]:
     """A linear operation whose arguments name axes of the primal; a coefficient goes through it tangent by tangent."""
-    owner = next(space for space in (torch.Tensor, torch, torch.nn.functional) if hasattr(space, name))
-    function = getattr(owner, name)
+    function = _function(name)
 
     def rule(x: TaylorTensor, *args: Any, **kwargs: Any) -> TaylorTensor:
-        bias, args = None, tuple(a.primal if isinstance(a, TaylorTensor) else a for a in args)
-        if name.startswith("conv"):
-            args_ = (
-                dict(zip(("weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
-            )
-            bias = args_.pop("bias", None)
-            args, kwargs = (args_.pop("weight"),), args_
-        primal = function(x.primal, *args, **({**kwargs, "bias": bias} if bias is not None else kwargs))
-        return x.map(primal, torch.vmap(lambda c: function(c, *args, **kwargs)))
+        args = tuple(a.primal if isinstance(a, TaylorTensor) else a for a in args)
+        return x.map(function(x.primal, *args, **kwargs), torch.vmap(lambda c: function(c, *args, **kwargs)))
 
     return rule
 
 
+def _function(name: str) -> Callable[..., Tensor]:
+    owner = next(space for space in (torch.Tensor, torch, torch.nn.functional) if hasattr(space, name))
+    return getattr(owner, name)
+
+
 for _name in _BY_VMAP:
     table("linear", _name)(_by_vmap(_name))
+
+
+@table("linear", "pad")
+def _pad(x: TaylorTensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> TaylorTensor:
+    """What stands around the tensor does not move: the coefficients get zeros there."""
+    function = torch.nn.functional.pad
+    return x.map(function(x.primal, pad, mode, value), torch.vmap(lambda c: function(c, pad, mode)))
+
+
+@table("linear", "diff")
+def _diff(x: TaylorTensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> TaylorTensor:
+    if prepend is not None or append is not None:
+        raise NotImplementedError("diff with prepend or append has no Taylor rule; use torch.cat before diff")
+    return x.map(torch.diff(x.primal, n, dim), torch.vmap(lambda c: torch.diff(c, n, dim)))
+
+
+def _convolution(name: str) -> Callable[..., Any]:
+    """Linear in the input; weights and bias stand still, and the coefficients have no bias."""
+    function = _function(name)
+
+    def rule(input: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(part, TaylorTensor) and not part.constant for part in (weight, bias)):
+            raise NotImplementedError(f"{name} with a weight or bias that moves has no Taylor rule; use matmul")
+        weight, bias = (part.primal if isinstance(part, TaylorTensor) else part for part in (weight, bias))
+        if not isinstance(input, TaylorTensor):
+            return function(input, weight, bias, *args, **kwargs)
+        return input.map(
+            function(input.primal, weight, bias, *args, **kwargs),
+            torch.vmap(lambda c: function(c, weight, None, *args, **kwargs)),
+        )
+
+    return rule
+
+
+for _name in ("conv1d", "conv2d", "conv3d"):
+    table("linear", _name)(_convolution(_name))
 
 
 @table("linear", "__getitem__")
@@ -69,8 +102,26 @@ def _getitem(x: TaylorTensor, index: Any) -> TaylorTensor:
     sparse = _last_axis(x, index) if x.support is not None and x.support.axes == 1 else None
     if sparse is not None:
         return sparse
-    places = index if isinstance(index, tuple) else (index,)
-    return x.map(x.primal[index], lambda c: c[(slice(None), *places)])
+    # Tangents last: before the others they would change where torch puts the axes of indices that are apart.
+    places = _without_ellipsis(index if isinstance(index, tuple) else (index,), x.ndim)
+    return x.map(x.primal[index], lambda c: c.movedim(0, -1)[places].movedim(-1, 0))
+
+
+def _without_ellipsis(places: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
+    """The index with all axes that an ellipsis stands for written out."""
+    at = next((k for k, part in enumerate(places) if part is Ellipsis), None)
+    if at is None:
+        return places
+    taken = sum(_axes_taken(part) for part in places)
+    return places[:at] + (slice(None),) * (ndim - taken) + places[at + 1 :]
+
+
+def _axes_taken(part: Any) -> int:
+    """Axes that one part of an index uses up; a mask uses as many as it has."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    is_mask = getattr(part, "dtype", None) in (torch.bool, np.dtype(bool))
+    return part.ndim if is_mask else 1
 
 
 def _last_axis(x: TaylorTensor, index: Any) -> TaylorTensor | None:

@@ -52,7 +52,7 @@ def _gathered(x: TaylorTensor, weight: Tensor, primal: Tensor) -> TaylorTensor |
     return x.like(primal, values, Support(block, support.axes))
 
 
-@table("product", "matmul", "mm", "bmm", "mv", "dot", "inner", "vdot", "__matmul__")
+@table("product", "matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__")
 def _matmul(a: Any, b: Any) -> TaylorTensor:
     jet = first((a, b))
     a, b = constant(a, jet).dense(), constant(b, jet).dense()
@@ -70,6 +70,17 @@ def _matmul(a: Any, b: Any) -> TaylorTensor:
     # A coefficient may have size 1 where its primal has not; contracted axes need their full size.
     out = product(_full(widened(a)), _full(widened(b)), torch.matmul)
     return OPERATIONS["reshape"](out, primal_shape) if out.shape != primal_shape else out
+
+
+@table("product", "inner")
+def _inner_product(a: Any, b: Any) -> TaylorTensor:
+    """Over the last axis of both, where ``matmul`` takes the last of one and the last but one of the other."""
+    jet = first((a, b))
+    a, b = constant(a, jet), constant(b, jet)
+    if a.ndim == 0 or b.ndim == 0:
+        return multiply(a, b)
+    left, right = "ijklmn"[: a.ndim - 1], "opqrst"[: b.ndim - 1]
+    return _einsum(f"{left}z,{right}z->{left}{right}", a, b)
 
 
 def _full(x: TaylorTensor) -> TaylorTensor:
@@ -151,9 +162,23 @@ def _log_softmax(x: TaylorTensor, dim: int, _stacklevel: int = 3, dtype: Any = N
     return subtract(x, _logsumexp(x, dim, True))
 
 
-@table("composed", "norm", "linalg_vector_norm", "linalg_norm", "vector_norm")
-def _norm(x: TaylorTensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorTensor:
-    if ord not in (2, 2.0, "fro", None):
+@table("composed", "norm")
+def _norm_of_order(x: TaylorTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorTensor:
+    """``torch.norm`` calls the order p, and takes a matrix for a vector where it is 2."""
+    return _vector_norm(x, 2 if p == "fro" else p, dim, keepdim)
+
+
+@table("composed", "linalg_norm")
+def _linalg_norm(x: TaylorTensor, ord: Any = None, dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorTensor:
+    axes = x.ndim if dim is None else 1 if isinstance(dim, int) else len(dim)
+    if axes == 2 and ord not in (None, "fro"):
+        raise NotImplementedError(f"the norm of order {ord!r} of a matrix has no Taylor rule; that of Frobenius has")
+    return _vector_norm(x, 2 if ord in (None, "fro") else ord, dim, keepdim)
+
+
+@table("composed", "linalg_vector_norm", "vector_norm")
+def _vector_norm(x: TaylorTensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> TaylorTensor:
+    if ord != 2:
         raise NotImplementedError(f"norm of order {ord!r} has no Taylor rule; the Euclidean one has")
     return apply(rules.sqrt, summed(apply(rules.square, x), dim, keepdim))
 

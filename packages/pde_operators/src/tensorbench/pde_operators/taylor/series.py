@@ -256,8 +256,8 @@ def _autonomous(x: Series, start: Tensor, slope: tuple[float, float, float]) -> 
     return y, h
 
 
-def softplus(x: Series, beta: float = 1.0, threshold: float = math.inf) -> Series:
-    """log(1 + e^(βx)) / β. torch's threshold, past which it is x, changes nothing that floating point resolves."""
+def softplus(x: Series, beta: float = 1.0) -> Series:
+    """log(1 + e^(βx)) / β."""
     inner = scale(x, beta) if beta != 1 else x
     start = torch.nn.functional.softplus(_start(x), beta)
     return [start, *scale(integral(inner, sigmoid(inner), start), 1 / beta)[1:]]
