@@ -213,6 +213,18 @@ def test_the_second_process_solves_what_the_first_left():
     assert len(solver.spectrum(stage=0)) == 8 and len(solver.spectrum(stage=1)) == 1
 
 
+def test_a_second_process_that_is_refused_leaves_the_first_as_it_was():
+    solver = GPHMSolver(on_grid(manufactured(poisson("x"), "sin(20*x)"), [40]), [gaussian_mixture(4, 6.0)])
+    solver.fit_exact(3)
+    x = torch.linspace(0, 1, 11, dtype=torch.float64)
+    before = solver.predict([x])
+    with pytest.raises(ValueError, match="0 kernels for 1"):
+        solver.refine([])
+    with pytest.raises(ValueError, match="trained again"):
+        solver.refine(list(solver.model.kernels))
+    assert solver.before == [] and torch.equal(solver.predict([x]), before)
+
+
 def test_variance_is_that_of_the_dense_posterior():
     model = model_of("poisson_2d")
     solver = GPHMSolver(model.problem, list(model.kernels), jitter=model.jitter)

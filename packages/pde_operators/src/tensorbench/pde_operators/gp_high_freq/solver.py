@@ -123,15 +123,21 @@ class GPHMSolver:
         """Fix what is found and start a second process with these kernels for the rest; fit it as the first.
 
         The precision of the boundary goes on from its value, that of the equation starts anew, as in the reference.
+
+        Raises:
+            ValueError: kernels that do not fit, or that the processes before have: training them would change these.
         """
+        taken = {id(kernel) for model, _ in self._parts() for kernel in model.kernels}
+        if any(id(kernel) in taken for kernel in kernels):
+            raise ValueError("a kernel of the process before would be trained again; make a new one for the second")
         offsets = self._derivatives()
-        self.before.append((self.model, self.alpha))
-        tau = self.model.log_tau.detach().clone()
-        self.model = HighFreqGP(
+        second = HighFreqGP(
             self.problem, kernels, boundary_weight=self.model.boundary_weight, jitter=self.model.jitter, offsets=offsets
         )
         with torch.no_grad():
-            self.model.log_tau.copy_(tau)
+            second.log_tau.copy_(self.model.log_tau)
+        self.before.append((self.model, self.alpha))
+        self.model = second
         self.values = self.alpha = torch.zeros(self.problem.shape, dtype=torch.float64)
         return self
 
