@@ -110,6 +110,9 @@ def test_duplicates_merge_and_bad_input():
     assert f.terms == 1 and f.coeffs[0] == 3
     with pytest.raises(ValueError, match="finite"):
         TrigFunction(np.array([[1]]), np.array([np.nan]))
+    assert (TrigFunction.cosine([1, 2]) * 0.0).terms == 0
+    with pytest.raises(ValueError, match="must be finite"):
+        TrigFunction.cosine([1]) * float("nan")
     with pytest.raises(ValueError, match="integer"):
         TrigFunction(np.array([[1.5]]), np.array([1.0]))
     with pytest.raises(ValueError, match="need as many"):

@@ -183,7 +183,9 @@ class TrigFunction:
     def __mul__(self, other: TrigFunction | complex) -> TrigFunction:
         if isinstance(other, TrigFunction):
             return self.times(other).function
-        return TrigFunction._of(self.freqs, self.coeffs * other, self.unit)
+        if not np.isfinite(other):
+            raise ValueError(f"a function times {other} is none; the factor must be finite")
+        return self._filter(np.full(self.terms, other))
 
     __rmul__ = __mul__
 
