@@ -142,11 +142,20 @@ def test_published_predictions():
         (lambda: StackedTNN(2, 1, (8, 8, 7), [4, 4, 4], [4, 2, 2], [1, 2, 2, 1]), "n_w 7"),
         (lambda: small()(torch.rand(2, 3), torch.rand(2, 2, 8, 5)), "4 directions"),
         (lambda: small()(torch.rand(2, 3), torch.rand(3, 2, 8, 4)), "2 samples"),
+        (lambda: predict(small(), torch.rand(2, 3), torch.full((2, 2, 8, 4), torch.nan)), "inflow.*hold NaN"),
+        (lambda: predict(small(), torch.full((2, 3), torch.inf), torch.rand(2, 2, 8, 4)), "params.*hold NaN"),
     ],
 )
 def test_bad_input(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predicting_leaves_the_mode_as_it_was(training):
+    model = small().train(training)
+    predict(model, torch.rand(2, 3), torch.rand(2, 2, 8, 4))
+    assert model.training is training
 
 
 def test_parameters_outside_the_range_warn():

@@ -176,9 +176,22 @@ class StackedTNN(nn.Module):
 def predict(
     model: StackedTNN, params: Float[Tensor, "n q"], inflow: Float[Tensor, "n 2 n_2 half"], batch: int = 20
 ) -> Float[Tensor, "n n_1 n_2"]:
-    """rho of many samples, some at a time: what lies between the cores of all branches is larger than the result."""
+    """rho of many samples, some at a time: what lies between the cores of all branches is larger than the result.
+
+    In evaluation mode; the model's own is put back.
+
+    Raises:
+        ValueError: NaN or infinity in the parameters or the inflow.
+    """
+    for name, values in (("params", params), ("inflow", inflow)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} of shape {tuple(values.shape)} hold NaN or infinity")
+    training = model.training
     model.eval()
-    return torch.cat([model(p, f) for p, f in zip(params.split(batch), inflow.split(batch), strict=True)])
+    try:
+        return torch.cat([model(p, f) for p, f in zip(params.split(batch), inflow.split(batch), strict=True)])
+    finally:
+        model.train(training)
 
 
 count = count_parameters  # weights of a model
