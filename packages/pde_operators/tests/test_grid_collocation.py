@@ -52,6 +52,12 @@ def test_every_problem_is_there_and_unknown_ones_are_refused():
         high_frequency_equations(seed=0, names=["sin10"])
 
 
+def test_newton_says_when_it_has_not_converged():
+    problem = manufactured(allen_cahn("x"), "5*sin(30*x)")
+    with pytest.warns(UserWarning, match="not converged in 2 steps"):
+        solve_on_grid(problem, [40], [1.0], newton_steps=2)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="chebyshev"):
         solve_on_grid(manufactured(poisson("x"), "x"), [9], [1.0], "chebychev")

@@ -7,6 +7,7 @@ Kronecker products. Chebyshev points and the differentiation matrix are those of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -91,6 +92,8 @@ def solve_on_grid(
 ) -> GridSolution:
     """Solve with the source and the boundary values of a manufactured problem, from zero.
 
+    Warns where Newton's updates have not become smaller than ``tolerance`` in ``newton_steps``.
+
     Raises:
         ValueError: an unknown kind, or derivatives that the kind does not have.
     """
@@ -133,4 +136,11 @@ def solve_on_grid(
         u, taken = u - step, taken + 1
         if np.abs(step).max() <= tolerance * max(1.0, np.abs(u).max()):
             break
+    else:
+        if not problem.pde.linear:
+            warnings.warn(
+                f"Newton's method has not converged in {newton_steps} steps: the last changed the values by "
+                f"{np.abs(step).max():.2g}",
+                stacklevel=2,
+            )
     return GridSolution(tuple(axes), u.reshape(tuple(shape)), kind, taken)
