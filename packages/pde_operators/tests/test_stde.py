@@ -284,6 +284,14 @@ def test_the_parabolic_loss_is_small_at_a_solution(generator):
         assert float(parabolic.parabolic_loss(problem, f, 16, 4, generator, batch=2, unbiased=unbiased)) < 1e-9
 
 
+@pytest.mark.parametrize("bodies", [2, 3])
+def test_problems_and_baselines_work_where_their_points_are(bodies, generator):
+    problem = stde.problem("allen_cahn", 5, bodies, generator)
+    x, index = torch.empty(4, 5, device="meta"), torch.tensor([0, 2], device="meta")
+    for found in (problem.solution(x), problem.source(x), baselines.sdgd_vmapped(problem.solution, x, index)):
+        assert found.shape == (4,) and found.device.type == "meta"
+
+
 def test_bad_input_is_refused(case, generator):
     f, x, _ = case
     with pytest.raises(ValueError, match="7 of 6 dimensions"):

@@ -46,7 +46,7 @@ def sdgd(f: Function, x: Float[Tensor, "points d"], index: Int[Tensor, "batch"])
 def sdgd_vmapped(f: Function, x: Float[Tensor, "points d"], index: Int[Tensor, "batch"]) -> Float[Tensor, "points"]:
     """The same with all backward passes as one: points × batch × d numbers at once."""
     x, gradient = _gradient(f, x)
-    units = torch.zeros(len(index), 1, x.shape[-1], dtype=x.dtype)
+    units = x.new_zeros(len(index), 1, x.shape[-1])
     units[torch.arange(len(index)), 0, index] = 1.0
     (rows,) = torch.autograd.grad(gradient, x, units.expand(-1, len(x), -1), create_graph=True, is_grads_batched=True)
     picked = rows.gather(-1, index.reshape(-1, 1, 1).expand(-1, len(x), 1)).squeeze(-1)

@@ -56,15 +56,18 @@ class Problem:
 
     def solution(self, x: Any) -> Any:
         """(points, d) -> (points,), of tensors or Taylor tensors."""
-        s = _two_body(x, self.c)[0] if self.bodies == 2 else _three_body(x, self.c)[0]
-        return (1 - x.square().sum(-1)) * s
+        return (1 - x.square().sum(-1)) * self._sums(x)[0]
+
+    def _sums(self, x: Any) -> Sums:
+        """On the device of x."""
+        return (_two_body if self.bodies == 2 else _three_body)(x, self.c.to(x.device))
 
     def source(self, x: Float[Tensor, "points d"]) -> Float[Tensor, "points"]:
         rows = max(1, CHUNK // self.d)  # the sums make a dozen arrays of x's size
         return torch.cat([self._source(part) for part in x.split(rows)])
 
     def _source(self, x: Tensor) -> Tensor:
-        s, slope, laplacian = _two_body(x, self.c) if self.bodies == 2 else _three_body(x, self.c)
+        s, slope, laplacian = self._sums(x)
         inside = 1 - x.square().sum(-1)
         return inside * laplacian - 4 * slope - 2 * self.d * s + self.reaction(inside * s)
 
