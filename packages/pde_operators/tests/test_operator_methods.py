@@ -53,6 +53,8 @@ def test_pod_finds_a_linear_map_within_its_basis():
     model = build("pod_ridge", data, 0, out_rank=16, alpha=1e-8)
     found = predict(model, data.test[16][0], torch.device("cpu")).numpy()
     assert np.linalg.norm(found - data.test[16][1]) < 1e-3 * np.linalg.norm(data.test[16][1])
+    recorded = torch.as_tensor(data.test[16][0]).requires_grad_()  # which NumPy takes as little as one on a GPU
+    np.testing.assert_allclose(model(recorded).detach().numpy(), found, rtol=1e-5)
 
 
 def test_counts():

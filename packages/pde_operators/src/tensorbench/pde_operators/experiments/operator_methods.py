@@ -67,8 +67,8 @@ class _FlatPOD(nn.Module):
         self.model, self.shape = model, shape
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.model.predict(x.flatten(1).double().numpy())
-        return torch.as_tensor(found, dtype=x.dtype).reshape(len(x), *self.shape)
+        found = self.model.predict(x.detach().flatten(1).double().cpu().numpy())
+        return torch.as_tensor(found, dtype=x.dtype, device=x.device).reshape(len(x), *self.shape)
 
 
 def _channels(data: OperatorData) -> tuple[int, int]:
