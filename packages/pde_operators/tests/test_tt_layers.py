@@ -143,3 +143,8 @@ def test_bad_input():
         layer(order="foward")
     with pytest.raises(ValueError, match="not 48 x 48"):
         TTMatrixLayer.from_dense(torch.zeros(48, 47), *MODES)
+
+
+def test_a_decomposed_matrix_stays_on_its_device():
+    layer = TTMatrixLayer.from_dense(torch.empty(6, 4, device="meta"), [3, 2], [2, 2], [1, 4, 1])
+    assert {core.device.type for core in layer.cores} == {"meta"}

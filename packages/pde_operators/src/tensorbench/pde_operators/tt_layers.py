@@ -281,7 +281,7 @@ class TTMatrixLayer(nn.Module):
             found.append(r)
             rest = s[:r, None] * Vh[:r]
         cores.append(rest.reshape(found[-1], in_modes[-1], out_modes[-1], 1))
-        layer = cls(in_modes, out_modes, [*found, 1]).to(W.dtype)
+        layer = cls(in_modes, out_modes, [*found, 1]).to(W)
         with torch.no_grad():
             for parameter, core in zip(layer.cores, cores, strict=True):
                 parameter.copy_(core[None])
