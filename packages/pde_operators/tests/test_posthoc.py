@@ -87,6 +87,13 @@ def test_factorized_models_and_their_reconstruction(form, joint):
     assert all(p.grad is not None for p in compact.parameters())
 
 
+def test_the_type_of_the_weights_stays():
+    model = FNO(1, 1, (4, 4), 4, 1, generator=0).double()
+    compact = factorize(model, "tucker", 0.5)
+    x = noise(2, 1, 8, 8)
+    torch.testing.assert_close(compact(x), reconstruct(compact)(x))
+
+
 def model_shape(model):
     return model.joint.weights.shape if model.joint is not None else model.blocks[0].conv.weights.shape
 

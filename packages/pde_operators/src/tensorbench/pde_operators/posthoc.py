@@ -100,8 +100,8 @@ def canonical(tensor: Complex[Tensor, "..."], rank: int, sweeps: int = 30, ridge
 
 
 def decompose(tensor: Complex[Tensor, "..."], factorization: str, rank: int | Sequence[int]) -> Form:
-    """The form of whole ranks that approximates ``tensor``; in double precision inside."""
-    wide = tensor.detach().to(torch.complex128)
+    """The form of whole ranks that approximates ``tensor``; in double precision, and on the CPU, inside."""
+    wide = tensor.detach().to("cpu", torch.complex128)
     if factorization == "cp":
         assert isinstance(rank, int)
         return canonical(wide, rank)
@@ -120,7 +120,7 @@ def factorize(model: FNO, factorization: str, rank: Rank = 0.1) -> FNO:
     if any(holder.factorization is not None for holder in holders):
         raise ValueError("the weights are factored already; factorize(reconstruct(model), ...) changes the form")
     for index, holder in enumerate(holders):
-        fresh = SpectralWeights(holder.shape, factorization, rank, generator=torch.Generator())  # values come next
+        fresh = _like(holder, factorization, rank)
         assert fresh.rank is not None
         form = decompose(holder.full(), factorization, fresh.rank)
         fresh.assign(form)
@@ -132,10 +132,15 @@ def reconstruct(model: FNO) -> FNO:
     """A copy with dense spectral weights, the same function."""
     dense = copy.deepcopy(model)
     for index, holder in enumerate(_holders(dense)):
-        fresh = SpectralWeights(holder.shape, generator=torch.Generator())
+        fresh = _like(holder)
         fresh.assign(Dense(holder.full().detach()))
         _replace(dense, index, fresh)
     return dense
+
+
+def _like(holder: SpectralWeights, factorization: str | None = None, rank: Rank = 0.1) -> SpectralWeights:
+    """Weights of the same shape, type and device; their values come next."""
+    return SpectralWeights(holder.shape, factorization, rank, generator=torch.Generator()).to(holder.parts[0])
 
 
 def _holders(model: FNO) -> list[SpectralWeights]:
