@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tensorbench.pde_operators import taylor
-from tensorbench.pde_operators.taylor import Coordinates, find_jet, jet, jet_coefficients, partials, read_out
+from tensorbench.pde_operators.taylor import Coordinates, find_jet, jet, partials, read_out
 
 torch.manual_seed(0)
 
@@ -358,15 +358,6 @@ def test_plans_share_jets():
     assert all(set(term) <= {x, y, t} for reading in kdv.values() for term, _ in reading.corrections)
 
 
-def test_partition_coefficients():
-    assert jet_coefficients((1, 2), 4) == {(1, 1, 1, 1): 1, (1, 1, 2): 6, (2, 2): 3}
-    assert jet_coefficients((2, 3), 9) == {(3, 3, 3): 280, (2, 2, 2, 3): 1260}
-    assert jet_coefficients((3, 4, 7), 11) == {(4, 7): 330, (3, 4, 4): 5775}
-    assert jet_coefficients((2,), 3) == {}
-    # With every slot at 1 the read-out counts set partitions: Bell numbers.
-    assert [sum(jet_coefficients(range(1, n + 1), n).values()) for n in range(1, 7)] == [1, 2, 5, 15, 52, 203]
-
-
 def test_contaminated_read_outs_are_refused():
     x, y, t = 0, 1, 2
     slots = {3: x, 4: y, 7: t}
@@ -406,34 +397,3 @@ def test_bad_input_is_refused():
         jet(torch.relu, x, [x, None])
     with pytest.raises(ValueError, match="tangents"):
         jet(torch.sin, x, [torch.ones(2, 2, 3), torch.ones(3, 2, 3)])
-
-
-REFUSED = {
-    "norm_p": lambda x: torch.norm(x, p=1),
-    "method_norm_p": lambda x: x.norm(p=3, dim=-1),
-    "spectral_norm": lambda x: torch.linalg.norm(x, ord=2),
-    "nuclear_norm": lambda x: x.norm(p="nuc"),
-    "convolution_weight": lambda x: nn.functional.conv1d(x[:, None], x[:1, None, :2]),
-    "convolution_bias": lambda x: nn.functional.conv1d(x[:, None], torch.ones(1, 1, 2), bias=x[0, :1]),
-    "differences_from": lambda x: x.diff(dim=-1, prepend=torch.ones(2, 1)),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_rule_is_refused_rather_than_taken_for_something_else(name):
-    x = torch.rand(2, 3) + 0.5
-    with pytest.raises(NotImplementedError, match="Taylor rule"):
-        jet(REFUSED[name], x, [x])
-
-
-def test_functions_that_do_not_move_have_zero_derivatives():
-    x = torch.randn(2, 3)
-    value, (first,) = jet(lambda z: z.detach().sum(-1), x, [x])
-    assert torch.equal(value, x.sum(-1))
-    assert torch.equal(first, torch.zeros(2))
-
-
-def test_the_table_lists_what_is_supported():
-    table = taylor.supported_operations()
-    assert "tanh" in table["elementwise, recurrence"]
-    assert "linear" in table["product"]

@@ -15,7 +15,7 @@ from tensorbench.pde_operators.taylor.tensor import Support, TaylorTensor, colla
 
 _RESHAPING = "reshape view flatten unflatten squeeze unsqueeze view_as reshape_as".split()  # noqa: SIM905
 _BY_VMAP = (  # noqa: SIM905
-    "permute movedim moveaxis swapaxes swapdims transpose t flip roll cumsum narrow select index_select gather "
+    "permute movedim swapaxes swapdims transpose t flip roll cumsum narrow select index_select gather "
     "take_along_dim repeat expand expand_as broadcast_to tile tril triu diagonal trace rot90 repeat_interleave clone "
     "contiguous adjoint fliplr flipud avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d"
 ).split()
@@ -27,6 +27,7 @@ def _reshaping(name: str) -> Callable[..., TaylorTensor]:
     """Anything that only names the axes anew: the coefficients follow the primal's new shape."""
 
     def rule(x: TaylorTensor, *args: Any, **kwargs: Any) -> TaylorTensor:
+        args = tuple(a.primal if isinstance(a, TaylorTensor) else a for a in args)  # of view_as: its shape
         primal = getattr(torch.Tensor, name)(x.primal, *args, **kwargs)
         if x.support is not None:
             batch = x.ndim - x.support.axes
@@ -59,6 +60,7 @@ def _function(name: str) -> Callable[..., Tensor]:
 
 for _name in _BY_VMAP:
     table("linear", _name)(_by_vmap(_name))
+table("linear", "moveaxis")(OPERATIONS["movedim"])
 
 
 @table("linear", "pad")
@@ -152,10 +154,14 @@ def _unbind(x: TaylorTensor, dim: int = 0) -> tuple[TaylorTensor, ...]:
     return tuple(OPERATIONS["select"](x, dim, k) for k in range(x.shape[dim]))
 
 
-@table("linear", "chunk", "tensor_split")
-def _chunk(x: TaylorTensor, parts: int, dim: int = 0) -> tuple[TaylorTensor, ...]:
-    sizes = [piece.shape[dim] for piece in x.primal.chunk(parts, dim)]
-    return _split(x, sizes, dim)
+@table("linear", "chunk")
+def _chunk(x: TaylorTensor, chunks: int, dim: int = 0) -> tuple[TaylorTensor, ...]:
+    return _split(x, [piece.shape[dim] for piece in x.primal.chunk(chunks, dim)], dim)
+
+
+@table("linear", "tensor_split")
+def _tensor_split(x: TaylorTensor, indices_or_sections: Any, dim: int = 0) -> tuple[TaylorTensor, ...]:
+    return _split(x, [piece.shape[dim] for piece in x.primal.tensor_split(indices_or_sections, dim)], dim)
 
 
 @table("linear", "split", "split_with_sizes")
