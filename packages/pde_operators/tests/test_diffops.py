@@ -62,6 +62,16 @@ def test_a_constant_source_has_the_shape_of_its_points():
     assert problem.source(torch.zeros(5), torch.zeros(5)).tolist() == [2.0] * 5
 
 
+@pytest.mark.parametrize("text", ("atan(3*x)", "asinh(x)", "acos(x/2)", "sin(sqrt(2)*x)", "Abs(x - 1/2)"))
+def test_tensors_and_arrays_give_the_same_numbers(text):
+    problem = manufactured(poisson("x"), text)
+    x = np.linspace(0.1, 0.9, 5)
+    given = torch.tensor(x, requires_grad=True)
+    np.testing.assert_allclose(problem.solution(given).detach().numpy(), problem.solution(x), rtol=1e-14)
+    torch.testing.assert_close(torch.func.grad(lambda z: problem.solution(z).sum())(given[:1]).item(),
+                               float(problem.derivative((1,))(x[:1])[0]))  # fmt: skip
+
+
 def test_constants_are_no_obstacle_for_tensors():
     problem = manufactured(poisson("x"), "sqrt(2)*sin(x)*exp(1) + cos(1)")
     x = np.linspace(0, 1, 5)

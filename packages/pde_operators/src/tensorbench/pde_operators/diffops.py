@@ -34,7 +34,25 @@ def _of_numbers_too(function: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
 
 _TORCH = {
     name: _of_numbers_too(getattr(torch, name))
-    for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "abs", "sign")
+    for name in (
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "exp",
+        "log",
+        "sqrt",
+        "abs",
+        "sign",
+    )
 }
 
 
