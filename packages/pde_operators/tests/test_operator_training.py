@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from tensorbench.pde_operators.datasets.operators import OperatorData
-from tensorbench.pde_operators.experiments.operator_training import Operator, error, prepare, saved_bytes
+from tensorbench.pde_operators.experiments.operator_training import Operator, error, prepare
+from tensorbench.pde_operators.layer_costs import kept_bytes
 from tensorbench.pde_operators.patching import MultigridPatching2D
 
 
-def test_saved_bytes_counts_each_storage_once_and_no_parameters():
+def test_kept_bytes_counts_each_storage_once_and_no_parameters():
     x = torch.randn(10, 4, requires_grad=True)
     weight = torch.nn.Parameter(torch.randn(4, 3))
-    assert saved_bytes(lambda: x @ weight, [weight]) == x.numel() * 4
-    assert saved_bytes(lambda: x @ weight) == (x.numel() + weight.numel()) * 4
+    assert kept_bytes(lambda: x @ weight, [weight]) == x.numel() * 4
+    assert kept_bytes(lambda: x @ weight) == (x.numel() + weight.numel()) * 4
     # exp keeps its result, and so does the square of it: one storage
-    assert saved_bytes(lambda: (x @ weight).exp().square(), [weight]) == (x.numel() + 30) * 4
+    assert kept_bytes(lambda: (x @ weight).exp().square(), [weight]) == (x.numel() + 30) * 4
 
 
 def data(samples=6):

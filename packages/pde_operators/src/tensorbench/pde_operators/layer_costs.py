@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,20 +99,25 @@ def checkpoint_bytes(model: nn.Module) -> int:
 
 def saved_bytes(model: nn.Module, *inputs: Tensor) -> int:
     """Bytes of the distinct tensors that the forward pass keeps for the backward pass, weights and inputs aside."""
-    known = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers(), *inputs]}
+    return kept_bytes(lambda: model(*inputs), [*model.parameters(), *model.buffers(), *inputs])
+
+
+def kept_bytes(call: Callable[[], Tensor], known: Iterable[Tensor] = ()) -> int:
+    """Bytes of what ``call`` keeps for the backward pass, each storage once, those of ``known`` tensors aside."""
+    aside = {t.untyped_storage().data_ptr() for t in known}
     kept: dict[int, int] = {}
+    alive = []  # until the count is done, so that no address is given twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if storage.data_ptr() not in aside:
             kept[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = model(*inputs)  # alive until the count is done, so that no address is used twice
-        total = sum(kept.values())
-    del result
-    return total
+        call()
+    return sum(kept.values())
 
 
 def _forward_bytes(model: nn.Module, x: Tensor) -> int:

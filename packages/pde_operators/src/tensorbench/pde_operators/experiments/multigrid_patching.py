@@ -21,6 +21,7 @@ from tensorbench.core.run import Run
 from tensorbench.core.timing import measure
 from tensorbench.pde_operators.experiments import operator_training as training
 from tensorbench.pde_operators.fno import FNO, count_weights
+from tensorbench.pde_operators.layer_costs import kept_bytes
 from tensorbench.pde_operators.losses import relative_l2
 from tensorbench.pde_operators.patching import MultigridPatching2D
 
@@ -102,7 +103,7 @@ def workers(
         def forward(network=network, inputs=inputs, targets=targets) -> torch.Tensor:
             return relative_l2(network(inputs), targets)
 
-        kept[level] = training.saved_bytes(forward, network.parameters())
+        kept[level] = kept_bytes(forward, network.parameters())
         forward().backward()
         with measure() as cost:
             forward().backward()

@@ -92,22 +92,3 @@ def error(operator: nn.Module, pair: tuple[Tensor, Tensor], batch: int = 50) -> 
     x, y = pair
     values = [relative_l2(operator(a), b) * len(a) for a, b in zip(x.split(batch), y.split(batch), strict=True)]
     return float(sum(values)) / len(x)
-
-
-def saved_bytes(call: Callable[[], Tensor], parameters: Iterable[Tensor] = ()) -> int:
-    """Bytes of the tensors that a forward pass keeps for the backward pass, each storage once, without parameters."""
-    known = {p.untyped_storage().data_ptr() for p in parameters}
-    storages: dict[int, int] = {}
-    kept = []  # alive until the end, so that no address is given twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = call()
-    del output
-    return sum(storages.values())

@@ -22,9 +22,9 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.core.timing import compare
-from tensorbench.pde_operators.experiments.operator_training import saved_bytes
 from tensorbench.pde_operators.factored import FORMATS
 from tensorbench.pde_operators.fno import FNO, count_weights
+from tensorbench.pde_operators.layer_costs import kept_bytes
 from tensorbench.pde_operators.losses import relative_l2
 from tensorbench.pde_operators.spectral_conv import SpectralConv
 
@@ -126,7 +126,7 @@ def _step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def _held_mib(model: FNO, x: Tensor) -> float:
     """Weights and gradients (4 bytes each, twice) and what is kept for the backward pass."""
-    kept = saved_bytes(lambda: relative_l2(model(x), x), model.parameters())
+    kept = kept_bytes(lambda: relative_l2(model(x), x), model.parameters())
     return (8 * count_weights(model) + kept) / 2**20
 
 
