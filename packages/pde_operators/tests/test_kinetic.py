@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,13 @@ def test_random_inflows():
     steep, flat = (random_inflow(s, np.random.default_rng(2), decay=decay) for decay in ("square", "none"))
     assert np.abs(np.diff(steep, axis=1)).mean() / np.ptp(steep) < np.abs(np.diff(flat, axis=1)).mean() / np.ptp(flat)
     assert len(DECAYS) == 4
+
+
+def test_a_solution_of_nan_is_no_solution():
+    broken = solver()
+    broken.__dict__["_factors"] = SimpleNamespace(solve=lambda b: np.full_like(b, np.nan))
+    with pytest.raises(RuntimeError, match="residual nan"):
+        broken.solve(np.ones((2, 16, 4)))
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ class KineticSolver:
             preconditioner = spla.LinearOperator(self.operator.shape, weak.solve)
             f = np.stack([self._gmres(column, preconditioner, tolerance) for column in np.atleast_2d(b.T)], axis=1)
             f = f.reshape(b.shape)
-        if (worst := self.residual(f, b)) > 10 * tolerance:
+        if not (worst := self.residual(f, b)) <= 10 * tolerance:  # NaN neither
             raise RuntimeError(f"{method}: relative residual {worst:.2g} is above 10 x tolerance {tolerance:g}")
         return np.moveaxis(f.reshape(*self.shape, *b.shape[1:]), 3, 0) if b.ndim == 2 else f.reshape(self.shape)
 
