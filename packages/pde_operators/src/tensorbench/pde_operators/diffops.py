@@ -94,7 +94,7 @@ class PDE:
     @cached_property
     def _coefficients(self) -> tuple[Callable[..., Any] | float, ...]:
         return tuple(
-            float(t.coefficient) if t.coefficient.is_number else _function(t.coefficient, self._symbols)
+            float(t.coefficient) if t.coefficient.is_number else lambdified(t.coefficient, self._symbols)
             for t in self.terms
         )
 
@@ -171,7 +171,7 @@ class Manufactured:
         """The exact derivative of the solution."""
         symbols = self.pde._symbols
         orders = [(s, n) for s, n in zip(symbols, index, strict=True) if n]
-        return _function(sympy.diff(self.expression, *orders) if orders else self.expression, symbols)
+        return lambdified(sympy.diff(self.expression, *orders) if orders else self.expression, symbols)
 
 
 def polynomial(text: str, coordinates: str) -> PDE:
@@ -211,7 +211,7 @@ def manufactured(pde: PDE, solution: sympy.Expr | str) -> Manufactured:
     """Choose the solution of ``pde``, such as ``"sin(6*x)*cos(100*x)"``; the source follows."""
     expression = _parse(solution, pde.coordinates)
     return Manufactured(
-        pde, expression, _function(expression, pde._symbols), _function(pde.apply(expression), pde._symbols)
+        pde, expression, lambdified(expression, pde._symbols), lambdified(pde.apply(expression), pde._symbols)
     )
 
 
@@ -252,7 +252,7 @@ def _parse(text: sympy.Expr | str, coordinates: str, extra: Mapping[str, sympy.S
     return expression.subs({s: symbols[str(s)] for s in expression.free_symbols})
 
 
-def _function(expression: sympy.Expr, symbols: Sequence[sympy.Symbol]) -> Callable[..., Any]:
+def lambdified(expression: sympy.Expr, symbols: Sequence[sympy.Symbol]) -> Callable[..., Any]:
     """A function of arrays or tensors, of the shape to which its arguments broadcast also where it is constant."""
     on_arrays = sympy.lambdify(symbols, expression, modules="numpy")
     on_tensors = sympy.lambdify(symbols, expression, modules=[_TORCH, "math"])

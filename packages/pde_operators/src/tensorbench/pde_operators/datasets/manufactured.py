@@ -33,14 +33,6 @@ class Manufactured:
     time: float = 1.0
 
 
-def _function(arguments: tuple[Any, ...], expression: Any) -> Callable[..., np.ndarray]:
-    """A sympy expression as a function of arrays; a constant fills the grid too."""
-    import sympy
-
-    compiled = sympy.lambdify(arguments, expression, "numpy")
-    return lambda t, *x: np.broadcast_to(compiled(t, *x), np.broadcast_shapes(*(np.shape(a) for a in x))).astype(float)
-
-
 @dataset(title="Burgers: Cole and Hopf's wave", **OWN)
 def burgers_wave(*, seed: int, viscosity: float = 0.2, depth: float = 0.95) -> Manufactured:
     """u = -2ν φ_x/φ with φ = 1 + depth exp(-νt) cos x on [0, 2π]; no source is needed."""
@@ -55,11 +47,13 @@ def burgers_wave(*, seed: int, viscosity: float = 0.2, depth: float = 0.95) -> M
 def _allen_cahn(shape: Callable[[Any], Any], kappa: float, **options: Any) -> Manufactured:
     import sympy
 
+    from tensorbench.pde_operators.diffops import lambdified
+
     t, x = sympy.symbols("t x")
     u = sympy.cos(2 * t) * shape(x)
     source = sympy.diff(u, t) - kappa * sympy.diff(u, x, 2) - (u - u**3)
     return Manufactured(
-        "heat", _function((t, x), u), _function((t, x), source), coefficient=kappa, dims=1, **options
+        "heat", lambdified(u, (t, x)), lambdified(source, (t, x)), coefficient=kappa, dims=1, **options
     )  # fmt: skip
 
 
@@ -84,11 +78,13 @@ def darcy_smooth(*, seed: int) -> Manufactured:
     """a = 2 + y sin πx and u = sin πx sin 2πy on the unit square."""
     import sympy
 
+    from tensorbench.pde_operators.diffops import lambdified
+
     t, x, y = sympy.symbols("t x y")
     a, u = 2 + y * sympy.sin(sympy.pi * x), sympy.sin(sympy.pi * x) * sympy.sin(2 * sympy.pi * y)
     f = -sympy.diff(a * sympy.diff(u, x), x) - sympy.diff(a * sympy.diff(u, y), y)
     return Manufactured(
-        "darcy", _function((t, x, y), u), _function((t, x, y), f), permeability=_function((t, x, y), a), dims=2
+        "darcy", lambdified(u, (t, x, y)), lambdified(f, (t, x, y)), permeability=lambdified(a, (t, x, y)), dims=2
     )
 
 
@@ -122,6 +118,8 @@ def flow_on_torus(*, seed: int, viscosity: float = 0.02) -> Manufactured:
     """Stream function cos t · exp(sin x + cos y)/2 on [0, 2π]²."""
     import sympy
 
+    from tensorbench.pde_operators.diffops import lambdified
+
     t, x, y = sympy.symbols("t x y")
     psi = sympy.cos(t) * sympy.exp(sympy.sin(x) + sympy.cos(y)) / 2
 
@@ -132,5 +130,10 @@ def flow_on_torus(*, seed: int, viscosity: float = 0.02) -> Manufactured:
     turned = sympy.diff(psi, y) * sympy.diff(w, x) - sympy.diff(psi, x) * sympy.diff(w, y)
     f = sympy.diff(w, t) + turned - viscosity * laplacian(w)
     return Manufactured(
-        "navier_stokes", _function((t, x, y), w), _function((t, x, y), f), coefficient=viscosity, length=2 * pi, dims=2
+        "navier_stokes",
+        lambdified(w, (t, x, y)),
+        lambdified(f, (t, x, y)),
+        coefficient=viscosity,
+        length=2 * pi,
+        dims=2,
     )
