@@ -7,6 +7,7 @@ permeabilities 12 and 3 misses by about 30 %), so that they are a black box here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,15 @@ def _coarse(values: np.ndarray, resolution: int) -> np.ndarray:
     return values[(slice(None), *[slice(None, None, step)] * (values.ndim - 1))]
 
 
+def _strided(
+    x: np.ndarray, y: np.ndarray, train: int, valid: int, test: int, sizes: Sequence[int], **about: object
+) -> OperatorData:
+    """Periodic samples, the last ``test`` of them on grids of all ``sizes``, the others on the first of these."""
+    tests = {n: (_coarse(x[-test:], n), _coarse(y[-test:], n)) for n in sizes}
+    x, y = _coarse(x[:-test], sizes[0]), _coarse(y[:-test], sizes[0])
+    return _split(x, y, train, valid, tests, periodic=True, **about)
+
+
 def _divides(resolution: int, finest: int) -> None:
     if resolution < 1 or finest % resolution:
         raise ValueError(f"resolution {resolution} does not divide the {finest} points of the finest grid")
@@ -151,9 +161,7 @@ def navier_stokes(
         options |= {"first": time / 2, "last": time}
     made = load("navier_stokes_samples", seed=seed, **options)
     x, y = made["forcing"], made["vorticity"][:, int(np.argmin(np.abs(made["times"] - time)))]
-    tests = {n: (_coarse(x[-test:], n), _coarse(y[-test:], n)) for n in sorted({resolution, finest})}
-    x, y = _coarse(x[:-test], resolution), _coarse(y[:-test], resolution)
-    return _split(x, y, train, valid, tests, length=2 * np.pi, periodic=True)
+    return _strided(x, y, train, valid, test, sorted({resolution, finest}), length=2 * np.pi)
 
 
 @dataset(title="Darcy flow through a random medium: from the permeability to the pressure", **OWN)
@@ -184,7 +192,4 @@ def burgers_own(
     made = load("burgers_samples", seed=seed, samples=total, resolution=finest, viscosity=viscosity)
     x, y = made["x"], made["y"]
     sizes = [resolution * 2**k for k in range(finest.bit_length()) if finest % (resolution * 2**k) == 0]
-    tests = {n: (_coarse(x[-test:], n), _coarse(y[-test:], n)) for n in sizes}
-    return _split(
-        _coarse(x[:-test], resolution), _coarse(y[:-test], resolution), train, valid, tests, periodic=True
-    )  # fmt: skip
+    return _strided(x, y, train, valid, test, sizes)
