@@ -88,24 +88,36 @@ def spectra(records: pd.DataFrame, problems: Sequence[str]) -> Figure:
     return fig
 
 
-def error_over_time(records: pd.DataFrame) -> Figure:
-    """A line for each method and seed, a panel for each problem."""
+def _panels(
+    records: pd.DataFrame, shown: pd.DataFrame, height: float, ylabel: str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each dataset of the records, and the rows of ``shown`` for those panels that have any."""
     datasets = list(dict.fromkeys(records["dataset"])) if len(records) else []
-    fig, axes = plotting.figure(columns=2, cols=max(1, len(datasets)), height=7, sharey=True)
-    curves = rec.history(records, "error_over_time") if datasets else pd.DataFrame()
-    for ax, dataset in zip(np.atleast_1d(axes), datasets or [None], strict=True):
-        part = curves[curves["dataset"] == dataset] if len(curves) else curves
+    fig, axes = plotting.figure(columns=2, cols=max(1, len(datasets)), height=height, sharey=True)
+    axes = np.atleast_1d(axes)
+    axes[0].set_ylabel(ylabel)
+    panels = []
+    for ax, dataset in zip(axes, datasets or [None], strict=True):
+        part = shown[shown["dataset"] == dataset] if len(shown) else shown
         if dataset is None or part.empty:
             plotting.empty(ax)
             continue
         ax.set_title(plotting.label(str(dataset)))
+        panels.append((ax, part))
+    return fig, panels
+
+
+def error_over_time(records: pd.DataFrame) -> Figure:
+    """A line for each method and seed, a panel for each problem."""
+    curves = rec.history(records, "error_over_time") if len(records) else pd.DataFrame()
+    fig, panels = _panels(records, curves, 7, "relative L2 error")
+    for ax, part in panels:
         plotting.log_axis(ax, "xy")
         for (method, _), line in part.groupby(["method", "seed"], sort=False):
             line = line[line["step"] > 0].sort_values("step")
             ax.plot(line["step"], line["value"], **(plotting.style(str(method)) | {"linewidth": 0.9, "markersize": 3}))
         plotting.reference(ax, y=TARGET, text="0.001")
         ax.set_xlabel("time of fitting (s)")
-    np.atleast_1d(axes)[0].set_ylabel("relative L2 error")
     plotting.legend(fig)
     return fig
 
@@ -139,22 +151,16 @@ def overlay(records: pd.DataFrame) -> Figure:
 
 def weights(records: pd.DataFrame) -> Figure:
     """Shares of the weight by rank, for each prior."""
-    datasets = list(dict.fromkeys(records["dataset"])) if len(records) else []
-    fig, axes = plotting.figure(columns=2, cols=max(1, len(datasets)), height=6.5, sharey=True)
-    kept = rec.artifacts(records, "weights.npz") if datasets else pd.DataFrame()
-    for ax, dataset in zip(np.atleast_1d(axes), datasets or [None], strict=True):
-        part = kept[(kept["dataset"] == dataset) & ~kept["method"].isin(SWEEPS)] if len(kept) else kept
-        if dataset is None or part.empty:
-            plotting.empty(ax)
-            continue
+    kept = rec.artifacts(records, "weights.npz") if len(records) else pd.DataFrame()
+    shown = kept[~kept["method"].isin(SWEEPS)] if len(kept) else kept
+    fig, panels = _panels(records, shown, 6.5, "share of the weight")
+    for ax, part in panels:
         for row in part.itertuples():
             share = _array(row.path, "share")
             ax.plot(np.arange(1, len(share) + 1), np.maximum(share, 1e-12), **plotting.style(str(row.method)))
         plotting.log_axis(ax, "y")
         plotting.reference(ax, y=0.01, text="1 %")
-        ax.set_title(plotting.label(str(dataset)))
         ax.set_xlabel("component, heaviest first")
-    np.atleast_1d(axes)[0].set_ylabel("share of the weight")
     plotting.legend(fig)
     return fig
 
