@@ -35,15 +35,10 @@ from .base import (
 )
 
 
-def _named(shown: str, name: str, value: float) -> float:
-    """The check of ``d``, which the user knows by another name."""
-    return positive(shown, value)
-
-
 class _SelfGrowing(Optimizer):
     """One step size over all groups, which lives in the groups (so that ``state_dict`` has it)."""
 
-    checks: ClassVar[Mapping[str, Check]] = {"lr": positive, "d": partial(_named, "d0")}
+    checks: ClassVar[Mapping[str, Check]] = {"lr": positive, "d": lambda _, value: positive("d0", value)}
 
     def _all(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
