@@ -113,6 +113,8 @@ class Store:
         elif database is None and (problem := _server_problem(uri)):
             raise ConnectionError(problem)
         _prepare()
+        if database is not None:
+            _do_not_wait_for_the_disk()
         from mlflow.tracking import MlflowClient
 
         return cls(uri, MlflowClient(tracking_uri=uri, registry_uri=uri))
@@ -216,7 +218,6 @@ def _prepare() -> None:
     for name in ("mlflow", "alembic"):
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(logging.WARNING)
-    _do_not_wait_for_the_disk()
 
 
 @functools.cache
