@@ -1,0 +1,1 @@
+"""Fields of light and shape in tensor form, on one volume renderer and one trainer."""
