@@ -17,7 +17,7 @@ from tensorbench.radiance_fields.gaussians.projection import Projected, intrinsi
 from tensorbench.radiance_fields.gaussians.splatter import rasterize, render
 
 DOUBLE = torch.float64
-UP = torch.tensor([0.0, 1.0, 0.0])
+UP = (0.0, 1.0, 0.0)
 
 
 def ahead(dtype=DOUBLE):

@@ -105,7 +105,7 @@ def test_rays_hit_capsules_where_sphere_tracing_says():
 
 
 def test_a_picture_turns_with_the_person():
-    camera, up = Camera(32, 32, 48.0), torch.tensor([0.0, 1.0, 0.0])
+    camera, up = Camera(32, 32, 48.0), (0.0, 1.0, 0.0)
     front = look_at(torch.tensor([0.0, 0.0, 3.0]), torch.zeros(3), up)
     side = look_at(torch.tensor([3.0, 0.0, 0.0]), torch.zeros(3), up)
     image, alpha = humanoid.picture(MEAN, rest(), camera, front)

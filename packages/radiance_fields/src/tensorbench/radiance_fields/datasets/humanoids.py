@@ -156,8 +156,7 @@ def _clip(view: _View, rotations: Tensor, turn: np.ndarray, height: float, dista
     angle = 2 * np.pi * np.asarray(turn)
     eye = distance * np.stack([np.sin(angle) * np.cos(height), np.full_like(angle, np.sin(height)),
                                np.cos(angle) * np.cos(height)], axis=-1)  # fmt: skip
-    eyes = torch.from_numpy(eye).float()
-    c2w = torch.stack([look_at(e, torch.zeros(3), torch.tensor([0.0, 1.0, 0.0])) for e in eyes]).float()
+    c2w = look_at(torch.from_numpy(eye).float(), up=(0.0, 1.0, 0.0))
     shots = [picture(view.body, r, view.camera, p, background=view.background)
              for r, p in zip(rotations, c2w, strict=True)]  # fmt: skip
     joints = torch.from_numpy(view.body.joints).float().expand(len(rotations), -1, -1)

@@ -64,10 +64,8 @@ def project(
     Those nearer than ``near`` (or behind the camera) are not visible; their other numbers are finite and mean nothing.
 
     Raises:
-        ValueError: a focal length that is not positive, shapes that do not fit.
+        ValueError: shapes that do not fit. (A focal length that is not positive is refused by the camera.)
     """
-    if not camera.focal > 0:
-        raise ValueError(f"focal {camera.focal} must be positive (pixels)")
     if covariances.shape != (*means.shape, 3):
         raise ValueError(f"covariances {tuple(covariances.shape)} do not fit means {tuple(means.shape)}")
     view = world_to_camera(c2w)

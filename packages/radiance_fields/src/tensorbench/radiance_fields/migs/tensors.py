@@ -76,9 +76,7 @@ class AttributeTensor(nn.Module):
     def checked(self, people: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The indices on this tensor's device, refused where they are out of range."""
         if wrong := [i for i in people.tolist() if not 0 <= i < self.identities]:
-            raise IndexError(
-                f"identity {wrong[0]}: there are {self.identities}, from 0; add_identity adds one"
-            )
+            raise IndexError(f"identity {wrong[0]}: there are {self.identities}, from 0; add_identity adds one")
         return people.to(next(self.parameters()).device)
 
     def full(self) -> Float[Tensor, "i n m"]:

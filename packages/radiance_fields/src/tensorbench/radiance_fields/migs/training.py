@@ -22,6 +22,7 @@ from tensorbench.core.training import History, Log, fit
 from tensorbench.radiance_fields.cameras import Camera
 from tensorbench.radiance_fields.datasets.humanoids import Clip, Person
 from tensorbench.radiance_fields.gaussians.covariance import axis_angle_matrix
+from tensorbench.radiance_fields.metrics import image_metrics
 from tensorbench.radiance_fields.migs import losses
 from tensorbench.radiance_fields.migs.avatar import Avatar
 
@@ -42,7 +43,7 @@ class Recipe:
     rates: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_RATES))
     mask: float = 0.1
     perceptual: float = 0.01
-    skinning: tuple[float, float] = (10.0, 0.1)
+    prior: tuple[float, float] = (10.0, 0.1)
     isometry: float = 1.0
     isometry_covariance: float = 100.0
     near: int = 5
@@ -208,7 +209,7 @@ class _Objective:
             loss = loss + recipe.isometry * losses.isometry(out.rest, out.moved, self.near)
             flat = [c.flatten(-2) for c in (out.rest_covariance, out.moved_covariance)]
             loss = loss + recipe.isometry_covariance * losses.isometry(*flat, self.near)
-        weight = recipe.skinning[used >= recipe.early]
+        weight = recipe.prior[used >= recipe.early]
         if weight and any(p.requires_grad for p in avatar.skinning.parameters()):
             loss = loss + weight * self._prior(avatar)
         self.step += 1
@@ -285,15 +286,7 @@ def pictures(
 
 
 def score(images: Float[Tensor, "f h w 3"], alphas: Float[Tensor, "f h w"], clip: Clip) -> dict[str, float]:
-    """PSNR (dB, mean over frames), SSIM, and the overlap of masks (intersection over union at one half)."""
-    from pytorch_msssim import ssim
-
-    error = (images - clip.images).square().mean((1, 2, 3)).clamp(min=1e-10)
-    similar = ssim(images.movedim(-1, 1), clip.images.movedim(-1, 1), data_range=1.0, win_size=7)
+    """PSNR (dB) and SSIM, means over frames, and the overlap of masks (intersection over union at one half)."""
     ours, theirs = alphas > 0.5, clip.masks > 0.5
     both, either = (ours & theirs).sum((1, 2)), (ours | theirs).sum((1, 2)).clamp(min=1)
-    return {
-        "psnr": float((-10 * error.log10()).mean()),
-        "ssim": float(similar),
-        "iou": float((both / either).mean()),
-    }
+    return image_metrics(images, clip.images) | {"iou": float((both / either).mean())}
