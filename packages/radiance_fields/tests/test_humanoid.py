@@ -173,3 +173,57 @@ def test_bad_input():
     empty[1] = 0
     with pytest.raises(ValueError, match="frame 1 is empty"):
         Clip(**clip | {"masks": empty})
+
+
+def test_a_zju_folder_is_read(tmp_path):
+    """A folder in that layout whose pictures are of our own people: projected joints land on the person."""
+    import json
+
+    from PIL import Image
+
+    from tensorbench.radiance_fields.datasets.zju_mocap import SIDE, zju_mocap
+    from tensorbench.radiance_fields.gaussians.projection import project, world_to_camera
+
+    subject, size = tmp_path / "377", 64
+    (subject / "models").mkdir(parents=True)
+    where = humanoid.surface(MEAN, 300, np.random.default_rng(0))
+    camera, focal = Camera(size, size, 1.5 * size), 1.5 * SIDE
+    known = {}
+    for name, x in (("1", 0.0), ("2", 1.0)):
+        c2w = look_at(torch.tensor([x, 0.2, 3.0]), up=(0.0, 1.0, 0.0)).double()
+        view = world_to_camera(c2w).numpy()
+        k = [[focal, 0, SIDE / 2], [0, focal, SIDE / 2], [0, 0, 1]]
+        known[name] = {"K": k, "D": [0] * 5, "R": view[:3, :3].tolist(), "T": view[:3, 3:].tolist()}
+        (subject / name).mkdir()
+        for frame in range(4):
+            turns = motion("walk", 4)[frame].double()
+            image, alpha = humanoid.picture(MEAN, turns, camera, c2w, samples=1, bulge=0.0)
+            Image.fromarray((image * 255).astype(np.uint8)).save(subject / name / f"{frame:06d}.jpg")
+            Image.fromarray((alpha * 255).astype(np.uint8)).save(subject / name / f"{frame:06d}.png")
+    from scipy.spatial.transform import Rotation
+
+    for frame in range(4):
+        turns = motion("walk", 4)[frame].double()
+        vectors = Rotation.from_matrix(turns.numpy()).as_rotvec()
+        np.savez(
+            subject / "models" / f"{frame:06d}.npz", minimal_shape=where.points, trans=np.zeros(3),
+            bone_transforms=forward_kinematics(turns, JOINTS).numpy(), root_orient=vectors[0],
+            pose_body=vectors[1:22].ravel(), pose_hand=vectors[22:].ravel(),
+        )  # fmt: skip
+    (subject / "cam_params.json").write_text(json.dumps(known))
+    np.save(tmp_path / "skinning_weights.npy", humanoid.skinning_weights(MEAN, where.points))
+    regressor, *_ = np.linalg.lstsq(where.points.T, MEAN.joints.T, rcond=None)
+    np.save(tmp_path / "joint_regressor.npy", regressor.T)
+    found = zju_mocap(seed=0, path=str(tmp_path), subjects=["377"], frames=3, tests=1, size=size)
+    person = found.people[0]
+    torch.testing.assert_close(person.joints, JOINTS.float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(person.train.rotations, motion("walk", 4)[:3], atol=1e-5, rtol=0)
+    for clip in (person.train, person.view, person.pose):
+        posed = skin(person.joints, torch.eye(COUNT), clip.transforms[0])
+        seen = project(posed, torch.eye(3).expand(COUNT, 3, 3) * 1e-4, found.camera, clip.c2w[0]).mean
+        column, row = seen.floor().long().unbind(-1)
+        assert clip.masks[0][row, column].mean() > 0.9
+    with pytest.raises(FileNotFoundError, match=r"000004\.(jpg|png) is missing"):
+        zju_mocap(seed=0, path=str(tmp_path), subjects=["377"], frames=4, tests=1, size=size)
+    with pytest.raises(ValueError, match="camera '9'"):
+        zju_mocap(seed=0, path=str(tmp_path), subjects=["377"], camera="9", frames=1, tests=1, size=size)

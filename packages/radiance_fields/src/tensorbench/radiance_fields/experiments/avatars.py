@@ -1,9 +1,10 @@
 """Avatars of several people from one moving camera: one low-rank tensor against one model a person, and others.
 
-Every person makes a motion of its own; novel poses are frames of the others' motions, novel views show poses of training
-from other sides. ``cp`` is MIGS; ``full`` the same without a low rank; ``mean`` one cloud for all; ``per_person`` a model
-for each, which sees as many frames of its person in all as MIGS does. The newcomer is a person whom only six frames show:
-a row of the tensor and the colour network are learnt (``newcomer_psnr``), the row alone, or everything.
+Every person makes a motion of its own; novel poses are frames of the others' motions, novel views show poses of
+training from other sides. ``cp`` is MIGS; ``full`` the same without a low rank; ``mean`` one cloud for all;
+``per_person`` a model for each, which sees as many frames of its person in all as MIGS does. The newcomer is a person
+whom only six frames show: a row of the tensor and the colour network are learnt (``newcomer_psnr``), the row alone, or
+everything.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _newcomer(
     run: Run, where: list[tuple[Avatar, int]], data: Avatars, build: dict[str, Any], recipe: Recipe, few: int,
     adapt: int, joint: bool,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """What each method makes of a person seen in few frames; of all of them where the person was there from the start."""
+    """What each method makes of a person seen in few frames (in all, where it was there from the start)."""
     newcomer = data.newcomers[0]
     if joint:
         model, index = where[len(data.people)]

@@ -2,8 +2,8 @@
 
 The work: project Gaussians, blend them into a picture, and differentiate its mean square in their centres, quaternions,
 scales, colours and opacities. ``dense`` is what the two libraries offer without a GPU: gsplat's projection in torch
-(``_fully_fused_projection``) and nerfacc's ``render_weight_from_alpha`` on all pairs of pixel and Gaussian. The steps of
-the history are numbers of Gaussians. Blend skinning of many points is timed beside it.
+(``_fully_fused_projection``) and nerfacc's ``render_weight_from_alpha`` on all pairs of pixel and Gaussian. The steps
+of the history are numbers of Gaussians. Blend skinning of many points is timed beside it.
 """
 
 from __future__ import annotations

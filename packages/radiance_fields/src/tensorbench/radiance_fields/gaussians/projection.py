@@ -36,9 +36,10 @@ class Projected:
 
 
 def world_to_camera(c2w: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
-    """The inverse pose with y down and z ahead, as gsplat and OpenCV want it."""
+    """The inverse pose with y down and z ahead, as gsplat and OpenCV want it. (An inverse and no transpose: a principal
+    point that is not in the middle of the picture may be kept as a shear of the pose.)"""
     flip = torch.tensor([1.0, -1.0, -1.0], dtype=c2w.dtype, device=c2w.device)
-    rotation = flip[:, None] * c2w[..., :3, :3].mT
+    rotation = flip[:, None] * torch.linalg.inv(c2w[..., :3, :3])
     shift = -(rotation @ c2w[..., :3, 3:])
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=c2w.dtype, device=c2w.device).expand(*c2w.shape[:-2], 1, 4)
     return torch.cat([torch.cat([rotation, shift], dim=-1), last], dim=-2)
