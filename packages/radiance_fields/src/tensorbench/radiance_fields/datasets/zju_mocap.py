@@ -3,9 +3,9 @@
 A subject's folder has ``cam_params.json`` (K, D, R, T of each camera, metres), a folder for each camera with pictures
 ``000000.jpg`` and masks ``000000.png``, and ``models/000000.npz`` with the body's ``minimal_shape`` (6890, 3), the
 ``bone_transforms`` (24, 4, 4) from that shape to the posed body, ``trans``, and axis-angle ``root_orient``,
-``pose_body``, ``pose_hand``. The data are the authors' (asked for at the site of ZJU), the body is SMPL's: its skinning weights
-(6890, 24) and joint regressor (24, 6890) come in two ``.npy`` files that the user has under SMPL's licence. Lens
-distortion is left as it is (the reference code undoes it with OpenCV).
+``pose_body``, ``pose_hand``. The data are the authors' (asked for at the site of ZJU), the body is SMPL's: its skinning
+weights (6890, 24) and joint regressor (24, 6890) come in two ``.npy`` files that the user has under SMPL's licence.
+Lens distortion is left as it is (the reference code undoes it with OpenCV).
 """
 
 from __future__ import annotations
