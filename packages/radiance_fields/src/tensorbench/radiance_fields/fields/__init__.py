@@ -1,1 +1,1 @@
-"""Radiance fields: density and colour at points of a box, one class for each architecture."""
+"""Fields: a density and a colour at every point of a box, whatever stands behind them."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.radiance_fields.encodings import HashGrid
-from tensorbench.radiance_fields.fields.staged import DISTANCE_SCALE, ColorNet, StagedField, perceptron
+from tensorbench.radiance_fields.fields.staged import ColorNet, StagedField, perceptron
 
 
 class HashField(StagedField):
@@ -33,9 +33,8 @@ class HashField(StagedField):
         hidden: int = 64,
         color_features: int = 15,
         generator: torch.Generator | None = None,
-        distance_scale: float = DISTANCE_SCALE,
     ) -> None:
-        super().__init__(box, distance_scale=distance_scale)
+        super().__init__(box)
         self.grid = HashGrid(3, levels, features, base, finest, log2_table, generator)
         self.density_net = perceptron([self.grid.width, hidden, 1 + color_features], generator)
         self.color_net = ColorNet(color_features, hidden, generator)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.radiance_fields.encodings import positional
-from tensorbench.radiance_fields.fields.staged import DISTANCE_SCALE, ColorNet, StagedField, linear, perceptron
+from tensorbench.radiance_fields.fields.staged import ColorNet, StagedField, linear, perceptron
 
 
 class MLPField(StagedField):
@@ -31,9 +31,8 @@ class MLPField(StagedField):
         hidden: int = 64,
         color_features: int = 15,
         generator: torch.Generator | None = None,
-        distance_scale: float = DISTANCE_SCALE,
     ) -> None:
-        super().__init__(box, distance_scale=distance_scale)
+        super().__init__(box)
         if depth < 2:
             raise ValueError(f"depth {depth}: the trunk has at least 2 layers")
         if skip is not None and not 0 <= skip < depth - 1:

@@ -19,6 +19,7 @@ from tensorbench.radiance_fields.encodings import spherical_harmonics, trunc_exp
 from tensorbench.radiance_fields.fields.base import Field
 
 DISTANCE_SCALE = 25.0
+LOG_SCALE = math.log(DISTANCE_SCALE)
 
 
 class Query(NamedTuple):
@@ -61,19 +62,13 @@ class ColorNet(nn.Module):
 
 class StagedField(Field):
     """A field by ``features(points)`` (the first is the log density per unit length) and ``rgb(features,
-    directions)``.
+    directions)``. To be combined with other bases, it has no state of its own.
 
     ``matches_features`` says whether the features may be compared with another field's (a voxel grid's are colour
     coefficients and may not). ``grids`` and the other parameters get rates of their own.
     """
 
     matches_features = True
-
-    def __init__(self, box: Float[Tensor, "2 3"], *, distance_scale: float = DISTANCE_SCALE) -> None:
-        super().__init__(box)
-        if distance_scale <= 0:
-            raise ValueError(f"distance_scale {distance_scale} must be positive")
-        self.log_scale = math.log(distance_scale)
 
     def features(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m f"]:
         """The log density per unit length, then the features of colour."""
@@ -98,7 +93,7 @@ class StagedField(Field):
         return Query(features if self.matches_features else None, features[:, 0], rgb)
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m"]:
-        return trunc_exp(self.features(points)[:, 0] - self.log_scale)
+        return trunc_exp(self.features(points)[:, 0] - LOG_SCALE)
 
     def color(self, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
         return self.rgb(self.features(points), directions)
@@ -107,9 +102,9 @@ class StagedField(Field):
         self, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"]
     ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m 3"]]:
         features = self.features(points)
-        return trunc_exp(features[:, 0] - self.log_scale), self.rgb(features, directions)
+        return trunc_exp(features[:, 0] - LOG_SCALE), self.rgb(features, directions)
 
-    def parameter_groups(self, lr_grid: float, lr_net: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr_grid: float = 0.02, lr_net: float = 1e-3) -> list[dict[str, Any]]:
         grids = self.grids()
         ours = {id(parameter) for parameter in grids}
         nets = [parameter for parameter in self.parameters() if id(parameter) not in ours]
