@@ -1,4 +1,4 @@
-"""Fields in two steps, as progressive volume distillation divides them (Fang et al. 2022, arXiv 2211.15977, figure 2):
+"""Fields in two steps, as progressive volume distillation divides them (Fang et al. 2022, arXiv 2211.15977):
 position → features (the logarithm of the density, and what colour needs), then features and direction → colour.
 
 The first feature is the logarithm of the density per unit length. A renderer multiplies densities by its distance scale
