@@ -132,7 +132,8 @@ def test_the_nearer_of_two_gaussians_covers_the_other():
 
 def brute_force(projected, colors, opacity, height, width, background, cutoff=1 / 255):
     """One loop over Gaussians for all pixels."""
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    y, x = rows.to(colors.dtype), columns.to(colors.dtype)
     image = torch.zeros(height, width, colors.shape[-1], dtype=colors.dtype)
     through = torch.ones(height, width, dtype=colors.dtype)
     for k in projected.depth.argsort().tolist():

@@ -102,7 +102,7 @@ def rasterize(
     flat_opacity = opacity.reshape(views, n)
     log_opacity = flat_opacity.clamp(min=1e-10).log()
     parts = [projected.mean, projected.conic, log_opacity.view(*batch, n, 1), colors]
-    features = torch.cat([part.reshape(views * n, -1) for part in parts], dim=-1)
+    features = torch.cat([part.reshape(views * n, part.shape[-1]) for part in parts], dim=-1)
     tiles, lists = _lists(projected, flat_opacity.detach(), views, n, (rows, columns), tile, cutoff)
     basis = _basis(tile, features)
     blended, through, places = [], [], []
