@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tensorbench.radiance_fields.cameras import Camera
-    from tensorbench.radiance_fields.gaussians.humanoid import Body
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,74 @@ class AttributeTensor:
 
 
 @dataclass(frozen=True)
-class _View:
-    body: Body
-    camera: Camera
-    background: float
+class Shots:
+    """What is rendered, in plain arrays: of each person the skeleton, the skin, and all pictures in the order training,
+    between training frames, novel views, novel poses."""
+
+    joints: Float[np.ndarray, "p 24 3"]
+    points: Float[np.ndarray, "p n 3"]
+    weights: Float[np.ndarray, "p n 24"]
+    images: Float[np.ndarray, "p f h w 3"]
+    masks: Float[np.ndarray, "p f h w"]
+    rotations: Float[np.ndarray, "p f 24 3 3"]
+    c2w: Float[np.ndarray, "p f 4 4"]
+    focal: float
+
+
+@dataset(
+    title="Pictures of capsule humanoids",
+    source="generated here: ray-cast capsules on a 24-joint skeleton",
+    licence="Apache-2.0",
+    generated=True,
+    cache=True,
+)
+def humanoid_shots(*, seed: int, people: int, size: int, frames: int, tests: int, skin: int) -> Shots:
+    """Person k makes motion k (walk, dance, reach, squat in turn) in ``frames`` frames; the camera goes round once."""
+    from tensorbench.radiance_fields.cameras import Camera
+    from tensorbench.radiance_fields.gaussians.humanoid import people as random_people
+    from tensorbench.radiance_fields.gaussians.humanoid import picture, skinning_weights, surface
+
+    camera = Camera(size, size, 1.5 * size)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in Shots.__annotations__ if name != "focal"}
+    for k, body in enumerate(random_people(people, np.random.default_rng([seed, 7]))):
+        rng = np.random.default_rng([seed, k, 11])
+        rotations, c2w = _script(k, frames, tests, rng)
+        points = surface(body, skin, rng).points
+        shots = [picture(body, r, camera, p) for r, p in zip(rotations, c2w, strict=True)]
+        made = (body.joints, points, skinning_weights(body, points), np.stack([image for image, _ in shots]),
+                np.stack([mask for _, mask in shots]), rotations.numpy(), c2w.numpy())  # fmt: skip
+        for name, value in zip(parts, made, strict=True):
+            parts[name].append(np.asarray(value, dtype=np.float32))
+    return Shots(**{name: np.stack(values) for name, values in parts.items()}, focal=camera.focal)
+
+
+def _counts(frames: int, tests: int) -> list[int]:
+    """Pictures of each kind: training, between, novel views, novel poses."""
+    return [frames, max(2, tests // 2), tests, tests]
+
+
+def _script(number: int, frames: int, tests: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Rotations (f, 24, 3, 3) and camera poses (f, 4, 4) of all of a person's pictures."""
+    import torch
+
+    from tensorbench.radiance_fields.cameras import look_at
+    from tensorbench.radiance_fields.gaussians.motions import MOTIONS, motion
+
+    own = MOTIONS[number % len(MOTIONS)]
+    others = [name for name in MOTIONS if name != own]
+    phase, size, start, novel = rng.uniform(), rng.uniform(0.8, 1.0), rng.uniform(), rng.uniform()
+    _, halves, _, _ = _counts(frames, tests)
+    moved = motion(own, frames, phase=phase, size=size)
+    between = motion(own, frames, phase=phase + 0.5 / frames, size=size)
+    some, half = (np.linspace(0, frames - 1, count).round().astype(int) for count in (tests, halves))
+    foreign = torch.cat([motion(others[k % 3], 1, phase=rng.uniform()) for k in range(tests)])
+    turn = start + np.arange(frames) / frames
+    turns = [turn, turn[half] + 0.5 / frames, turn[some] + 0.5, novel + np.arange(tests) / tests]
+    heights = [np.full(len(t), h) for t, h in zip(turns, (0.1, 0.1, 0.45, 0.2), strict=True)]
+    angle, height = 2 * np.pi * np.concatenate(turns), np.concatenate(heights)
+    eye = 3.0 * np.stack([np.sin(angle) * np.cos(height), np.sin(height), np.cos(angle) * np.cos(height)], axis=-1)
+    rotations = torch.cat([moved, between[half], moved[some], foreign])
+    return rotations, look_at(torch.from_numpy(eye).float(), up=(0.0, 1.0, 0.0))
 
 
 @dataset(
@@ -87,7 +150,6 @@ class _View:
     source="generated here: ray-cast capsules on a 24-joint skeleton",
     licence="Apache-2.0",
     generated=True,
-    cache=True,
 )
 def humanoids(
     *,
@@ -97,76 +159,31 @@ def humanoids(
     size: int = 48,
     frames: int = 24,
     tests: int = 6,
-    few: int = 6,
     skin: int = 3000,
 ) -> Avatars:
-    """Each person makes one motion (walk, dance, reach, squat in turn), ``frames`` frames while the camera goes round
-    once. ``view``: poses of training from the opposite side and another height. ``pose``: frames of the other motions.
-    Newcomers have ``frames`` frames too; of these, every (frames/few)-th one is what they are learnt from.
+    """Each person makes a motion of its own (walk, dance, reach, squat in turn) while the camera goes round once.
+    ``view``: poses of training from the opposite side and from higher up. ``pose``: frames of the other motions.
     """
+    import torch
+
+    from tensorbench.core import data
     from tensorbench.radiance_fields.cameras import Camera
-    from tensorbench.radiance_fields.gaussians.humanoid import people as random_people
-
-    if frames < few or few < 1:
-        raise ValueError(f"few {few} must be between 1 and the number of frames, {frames}")
-    camera = Camera(size, size, 1.5 * size)
-    rng = np.random.default_rng([seed, 7])
-    bodies = random_people(people + newcomers, rng)
-    made = [_person(_View(b, camera, 1.0), k, [seed, k], frames, tests, skin) for k, b in enumerate(bodies)]
-    return Avatars(made[:people], made[people:], camera, 1.0)
-
-
-def _person(view: _View, number: int, seed: list[int], frames: int, tests: int, skin: int) -> Person:
-    import torch
-
-    from tensorbench.radiance_fields.gaussians.humanoid import skinning_weights, surface
-    from tensorbench.radiance_fields.gaussians.motions import MOTIONS, motion
-
-    rng = np.random.default_rng([*seed, 11])
-    own = MOTIONS[number % len(MOTIONS)]
-    phase, size = rng.uniform(), rng.uniform(0.8, 1.0)
-    moved = motion(own, frames, phase=phase, size=size)
-    turn = np.arange(frames) / frames + rng.uniform()
-    others = [name for name in MOTIONS if name != own]
-    novel = torch.cat([motion(others[k % 3], 12, phase=rng.uniform(), size=1.0)[:1] for k in range(tests)])
-    between = motion(own, frames, phase=phase + 0.5 / frames, size=size)
-    some = np.linspace(0, frames - 1, tests).round().astype(int)
-    halves = np.linspace(0, frames - 1, max(2, tests // 2)).round().astype(int)
-    skin_points = surface(view.body, skin, rng)
-    joints = torch.from_numpy(view.body.joints).float()
-    return Person(
-        joints=joints,
-        points=torch.from_numpy(skin_points.points).float(),
-        weights=torch.from_numpy(skinning_weights(view.body, skin_points.points)).float(),
-        train=_clip(view, moved, turn, 0.1),
-        valid=_clip(view, between[halves], turn[halves] + 0.5 / frames, 0.1),
-        view=_clip(view, moved[some], turn[some] + 0.5, 0.45),
-        pose=_clip(view, novel, rng.uniform() + np.arange(tests) / tests, 0.2),
-    )
-
-
-def _clip(view: _View, rotations: Tensor, turn: np.ndarray, height: float, distance: float = 3.0) -> Clip:
-    """``turn``: where the camera stands, in rounds; ``height`` its elevation in radians."""
-    import torch
-
-    from tensorbench.radiance_fields.cameras import look_at
-    from tensorbench.radiance_fields.gaussians.humanoid import picture
     from tensorbench.radiance_fields.gaussians.skeleton import forward_kinematics
 
-    angle = 2 * np.pi * np.asarray(turn)
-    eye = distance * np.stack([np.sin(angle) * np.cos(height), np.full_like(angle, np.sin(height)),
-                               np.cos(angle) * np.cos(height)], axis=-1)  # fmt: skip
-    c2w = look_at(torch.from_numpy(eye).float(), up=(0.0, 1.0, 0.0))
-    shots = [picture(view.body, r, view.camera, p, background=view.background)
-             for r, p in zip(rotations, c2w, strict=True)]  # fmt: skip
-    joints = torch.from_numpy(view.body.joints).float().expand(len(rotations), -1, -1)
-    return Clip(
-        images=torch.from_numpy(np.stack([image for image, _ in shots])),
-        masks=torch.from_numpy(np.stack([mask for _, mask in shots])),
-        rotations=rotations.float(),
-        transforms=forward_kinematics(rotations.float(), joints),
-        c2w=c2w,
+    shots: Shots = data.load(
+        "humanoid_shots", seed=seed, people=people + newcomers, size=size, frames=frames, tests=tests, skin=skin
     )
+    made = []
+    for k in range(people + newcomers):
+        joints, points, weights, rotations, images, masks, c2w = (
+            torch.from_numpy(np.array(getattr(shots, name)[k]))
+            for name in ("joints", "points", "weights", "rotations", "images", "masks", "c2w")
+        )
+        transforms = forward_kinematics(rotations, joints.expand(len(rotations), -1, -1))
+        pieces = (torch.split(x, _counts(frames, tests)) for x in (images, masks, rotations, transforms, c2w))
+        clips = [Clip(*piece) for piece in zip(*pieces, strict=True)]
+        made.append(Person(joints, points, weights, *clips))
+    return Avatars(made[:people], made[people:], Camera(size, size, float(shots.focal)), 1.0)
 
 
 @dataset(

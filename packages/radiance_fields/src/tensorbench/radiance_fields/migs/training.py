@@ -99,7 +99,7 @@ def parameter_groups(avatar: Avatar, rates: Mapping[str, float]) -> list[dict]:
 
 def pretrain_skinning(
     avatar: Avatar, people: Sequence[Person], steps: int, generator: torch.Generator, *, points: int = 512,
-    rate: float = 3e-3,
+    rate: float = 1e-2,
 ) -> None:  # fmt: skip
     """Fit the skinning network to the weights known on the skin."""
     if steps < 1:
