@@ -140,7 +140,7 @@ def train(
     avatar.attributes.checked(people)
     if recipe.pretrain:
         pretrain_skinning(avatar, [subject.person for subject in who], recipe.pretrain, generator)
-    optimizer = torch.optim.Adam(parameter_groups(avatar, recipe.rates), eps=1e-15)
+    optimizer = torch.optim.Adam(parameter_groups(avatar, recipe.rates), eps=1e-15, fused=True)
     last = max(1, recipe.steps)
     shapes = [
         (lambda k: 0.01 ** min(1.0, k / last)) if group["name"] in DECAYING else (lambda k: 1.0)
