@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python packages/radiance_fields/benchmarks/render_speed.py
 
-Peers: torch's grid_sample and nerfacc (extra ``bench``) on the same points and rays. What skipping saves in pictures and
-steps is an experiment (``radiance_fields/render_speed``).
+Peers: torch's grid_sample and nerfacc (extra ``bench``) on the same points and rays. What skipping saves in pictures
+and steps is an experiment (``radiance_fields/render_speed``).
 """
 
 from __future__ import annotations
