@@ -1,8 +1,7 @@
 """Radiance fields of every kind on the same scenes, rays and steps: quality against weights and against CPU time.
 
 All methods go through the one trainer of the package with the same rays, samples and alpha masks. The history's steps
-are training steps (``psnr_at``, ``cpu_seconds_at``) or CPU seconds of training (``psnr_by_time``; a method that has
-finished its steps by then keeps what it has). Pictures are of the test views.
+are training steps: ``psnr_at``, and the CPU seconds until then, ``cpu_seconds_at``. Pictures are of the test views.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def run(run: Run) -> None:
     started = time.process_time()
     field = METHODS[run.method.uses](data, generator=generator, **options).to(run.device)
     building = time.process_time() - started
-    watch = Watch(run, building, list(plan["marks"]), list(plan["points"]))
+    watch = Watch(run, building, list(plan["points"]))
     with run.time("fit"):
         trained = train(
             field, data, generator=generator, steps=plan["steps"], rays=plan["rays"], samples=plan["samples"],
@@ -86,10 +85,11 @@ def run(run: Run) -> None:
         )  # fmt: skip
     if trained.history.diverged:
         raise RuntimeError(f"training diverged after {trained.history.steps} steps; lower the learning rates")
-    watch.finish(measure(run, field, data, trained, plan))
+    psnr, seconds = measure(run, field, data, trained, plan), building + trained.cpu_seconds
+    run.log(step=trained.history.steps, psnr_at=psnr, cpu_seconds_at=seconds)
     run.log(
         weights=count_weights(field), megabytes=size_bytes(field) / 1e6, build_cpu_seconds=building,
-        step_ms=1000 * trained.cpu_seconds / trained.history.steps, train_cpu_seconds=building + trained.cpu_seconds,
+        step_ms=1000 * trained.cpu_seconds / trained.history.steps, train_cpu_seconds=seconds,
     )  # fmt: skip
 
 
@@ -104,27 +104,15 @@ def schedule(plan: Mapping[str, Any], data: SceneData) -> Any:
 
 
 class Watch:
-    """Looks at a field while it trains: PSNR of the test views at given steps and CPU seconds."""
+    """Looks at a field while it trains: PSNR of the test views after given steps, and the CPU seconds until then."""
 
-    def __init__(self, run: Run, building: float, marks: list[float], points: list[int]) -> None:
-        self.run, self.building, self.marks, self.points = run, building, marks, points
+    def __init__(self, run: Run, building: float, points: list[int]) -> None:
+        self.run, self.building, self.points = run, building, points
 
     def __call__(self, state: State) -> None:
-        seconds = self.building + state.cpu_seconds
-        due = [mark for mark in self.marks if seconds >= mark]
-        if not due and state.step not in self.points:
-            return
-        psnr = state.mean_psnr(state.data.test)
-        for mark in due:
-            self.run.log(step=mark, psnr_by_time=psnr)
-            self.marks.remove(mark)
         if state.step in self.points:
-            self.run.log(step=state.step, psnr_at=psnr, cpu_seconds_at=seconds)
-
-    def finish(self, psnr: float) -> None:
-        """What the marks that were not reached would find: a field that is done."""
-        for mark in self.marks:
-            self.run.log(step=mark, psnr_by_time=psnr)
+            psnr = state.mean_psnr(state.data.test)
+            self.run.log(step=state.step, psnr_at=psnr, cpu_seconds_at=self.building + state.cpu_seconds)
 
 
 @torch.no_grad()
