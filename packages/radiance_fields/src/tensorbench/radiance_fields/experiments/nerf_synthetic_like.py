@@ -61,7 +61,6 @@ TRAINING = (
     "losses",
     "lr_grid",
     "lr_net",
-    "marks",
     "points",
     "orbit",
 )
