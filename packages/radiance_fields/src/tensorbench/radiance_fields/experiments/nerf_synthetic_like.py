@@ -10,6 +10,7 @@ import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,15 @@ def owned(module: str, data: SceneData, *, generator: torch.Generator, **params:
     return build(data, generator=generator, **params)
 
 
+def strivec(
+    data: SceneData, *, generator: torch.Generator, coarse: Mapping[str, Any] = MappingProxyType({}), **params: Any
+) -> Field:
+    """Strivec, at the rate of the grids (what is searched here multiplies it); ``coarse`` is for its placement."""
+    from tensorbench.radiance_fields.strivec.build import build
+
+    return build(data, generator=generator, rate=1.0, **coarse, **params)
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "tensorf_vm": functools.partial(tensorf, "vm"),
     "tensorf_cp": functools.partial(tensorf, "cp"),
@@ -50,40 +60,34 @@ METHODS: dict[str, Callable[..., Any]] = {
     "hash": functools.partial(owned, "fields.hash"),
     "mlp": functools.partial(owned, "fields.mlp"),
     "f_inr": functools.partial(owned, "implicit.field"),
-    "strivec": functools.partial(owned, "strivec.build"),
+    "strivec": strivec,
 }
-TRAINING = (
-    "steps",
-    "rays",
-    "samples",
-    "masks",
-    "last_voxels",
-    "losses",
-    "lr_grid",
-    "lr_net",
-    "points",
-    "orbit",
-)
+TRAINING = ("steps", "rays", "samples", "masks", "last_voxels", "losses", "rate", "points", "orbit", "trial")
 
 
 def run(run: Run) -> None:
-    """Build, train with a look now and then, and measure on the test views."""
-    from tensorbench.radiance_fields.training import train
+    """Build, train with a look now and then, and measure on the test views; a trial is brief and sees no test view."""
+    from tensorbench.radiance_fields.training import mean_psnr, train
 
     data, options = run.dataset.load(run.seed), dict(run.method.params)
     plan = {name: options.pop(name) for name in TRAINING if name in options}
+    if run.trial is not None:
+        plan |= {"masks": [], **plan["trial"]}
     generator = run.generator
     started = time.process_time()
     field = METHODS[run.method.uses](data, generator=generator, **options).to(run.device)
     building = time.process_time() - started
-    watch = Watch(run, building, list(plan["points"]))
+    watch = Watch(run, building, [] if run.trial is not None else list(plan["points"]))
     with run.time("fit"):
         trained = train(
             field, data, generator=generator, steps=plan["steps"], rays=plan["rays"], samples=plan["samples"],
-            losses=plan.get("losses"), schedule=schedule(plan, data), callback=watch, progress=run.progress,
+            losses=plan.get("losses"), schedule=schedule(plan), callback=watch, progress=run.progress,
         )  # fmt: skip
     if trained.history.diverged:
         raise RuntimeError(f"training diverged after {trained.history.steps} steps; lower the learning rates")
+    if run.trial is not None:
+        run.log(valid_psnr=mean_psnr(field, data, data.valid.select([0, -1]), plan["samples"]))
+        return
     psnr, seconds = measure(run, field, data, trained, plan), building + trained.cpu_seconds
     run.log(step=trained.history.steps, psnr_at=psnr, cpu_seconds_at=seconds)
     run.log(
@@ -92,11 +96,12 @@ def run(run: Run) -> None:
     )  # fmt: skip
 
 
-def schedule(plan: Mapping[str, Any], data: SceneData) -> Any:
+def schedule(plan: Mapping[str, Any]) -> Any:
     """Masks and rates; with ``last_voxels`` (a side) the paper's growth in proportion to the steps."""
     from tensorbench.radiance_fields.tensorf.schedule import Schedule, tensorf_schedule
 
-    rates = {name: plan[name] for name in ("lr_grid", "lr_net") if name in plan}
+    rate = plan.get("rate", 1.0)
+    rates = {"lr_grid": 0.02 * rate, "lr_net": 1e-3 * rate}
     if "last_voxels" in plan:
         return tensorf_schedule(plan["steps"], 128**3, plan["last_voxels"] ** 3, **rates)
     return Schedule(mask=tuple(plan["masks"]), shrink=False, **rates)
