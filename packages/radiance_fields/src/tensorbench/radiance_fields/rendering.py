@@ -21,9 +21,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from tensorbench.radiance_fields.fields.base import Field
+
 if TYPE_CHECKING:
     from tensorbench.radiance_fields.cameras import Camera
-    from tensorbench.radiance_fields.fields.base import Field
+
 
 Occupied = Callable[[Tensor], Tensor]  # of points (m, 3): which of them may hold something
 DISTANCE_SCALE = 25.0
@@ -161,7 +163,7 @@ def render_rays(
         generator: jitters the samples (training).
     """
     places = sample_rays(origins, directions, near, far, samples, field.box, generator)
-    n, s = places.t.shape
+    s = samples
     marching = not torch.is_grad_enabled() and terminate > 0 and s > _BLOCK
     sigma, evaluated = (_march if marching else _all_at_once)(
         field, origins, directions, places, alpha_mask, distance_scale, terminate

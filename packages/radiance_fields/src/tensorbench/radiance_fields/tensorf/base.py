@@ -1,7 +1,7 @@
 """What VM and CP fields share: the activation of the density, colours, voxels, and the choice how to evaluate.
 
-Chen, Xu, Geiger, Yu, Su 2022, *TensoRF: Tensorial Radiance Fields* (arXiv 2203.09517). ``σ = softplus(f − 10)`` with f a
-sum of products of factors; appearance products pass through a bias-free linear map to 27 features and a small network.
+Chen, Xu, Geiger, Yu, Su 2022, *TensoRF: Tensorial Radiance Fields* (arXiv 2203.09517). ``σ = softplus(f − 10)`` with f
+a sum of products of factors; appearance products pass through a linear map to 27 features and a small network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Interpolation on grids whose corner values sit at the corners of the box (``align_corners``), and their sizes.
 
 A plane interpolated bilinearly times a line interpolated linearly is the trilinear interpolation of the products at the
-grid's vertices: ``Σ_ab w_ab P_ab · Σ_c w_c L_c = Σ_abc (w_ab w_c) (P_ab L_c)``. A density that is a sum of such products
-can hence be multiplied out once for all vertices and then be looked up at each point with eight reads
+grid's vertices: ``Σ_ab w_ab P_ab · Σ_c w_c L_c = Σ_abc (w_ab w_c) (P_ab L_c)``. A density that is a sum of such
+products can hence be multiplied out once for all vertices and then be looked up at each point with eight reads
 (:func:`trilinear`), which pays as soon as there are about as many points as vertices.
 """
 

@@ -20,9 +20,9 @@ _PAPER_MASK = (2000, 4000)
 class Schedule:
     """What happens to the field after which step.
 
-    ``upsample``: voxels by step. ``mask``: steps after which the alpha mask is built anew; with ``shrink`` the first one
-    also cuts the box, with ``filter_rays`` the last one drops rays that meet only empty space (those that miss the box
-    are never used). ``decay``: what the learning rates fall to by the end; ``reset_lr``: start again after growth.
+    ``upsample``: voxels by step. ``mask``: steps after which the alpha mask is built anew; with ``shrink`` the first
+    one also cuts the box, with ``filter_rays`` the last one drops rays that meet only empty space (those that miss the
+    box are never used). ``decay``: what the rates fall to by the end; ``reset_lr``: start again after growth.
     """
 
     upsample: dict[int, int] = field(default_factory=dict)

@@ -4,9 +4,9 @@ Chen et al. 2022 (arXiv 2203.09517, eqs. 3, 5, 14 and 15): with components r of 
 
     f(x, y, z) = Σ_r P_r(x, y) L_r(z) + Σ_r P_r(x, z) L_r(y) + Σ_r P_r(y, z) L_r(x)
 
-for the density; the products of the appearance factors are not summed but mixed by a linear map. Layout of the factors as
-in the reference implementation: plane ``(1, R, size of b, size of a)``, line ``(1, R, size of c, 1)`` for the axes (a, b)
-in :data:`PLANES` and c in :data:`LINES`.
+for the density; the products of the appearance factors are not summed but mixed by a linear map. Layout of the factors
+as in the reference implementation: plane ``(1, R, size of b, size of a)``, line ``(1, R, size of c, 1)`` for the axes
+(a, b) in :data:`PLANES` and c in :data:`LINES`.
 """
 
 from __future__ import annotations
