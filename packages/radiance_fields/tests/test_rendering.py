@@ -207,7 +207,7 @@ def test_distortion_agrees_with_the_double_sum():
 @pytest.mark.parametrize(("near", "far", "n"), [(2.0, 1.0, 8), (-1.0, 2.0, 8), (1.0, 2.0, 0)])
 def test_bad_intervals_are_refused(near, far, n):
     origins, directions = rays(2)
-    with pytest.raises(ValueError, match="near|samples"):
+    with pytest.raises(ValueError, match=r"near|samples"):
         sample_rays(origins, directions, near, far, n, BOX)
 
 

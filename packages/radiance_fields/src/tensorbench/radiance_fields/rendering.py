@@ -270,7 +270,7 @@ def render_image(
 def distortion_loss(
     weights: Float[Tensor, "n s"], t: Float[Tensor, "n s"], delta: Float[Tensor, "n s"]
 ) -> Float[Tensor, ""]:
-    """Mip-NeRF 360's distortion (Barron et al. 2022, arXiv 2111.12077, eq. 15), the mean over rays, in linear time.
+    """Mip-NeRF 360's distortion (Barron et al. 2022, arXiv 2111.12077), the mean over rays, in linear time.
 
     ``Σ_ij w_i w_j |t_i − t_j| + ⅓ Σ_i w_i² δ_i``: zero where all weight sits in one vanishing segment. ``t`` ascends.
     """

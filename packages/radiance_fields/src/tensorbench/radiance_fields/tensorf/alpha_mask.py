@@ -1,6 +1,6 @@
 """Where a field may hold something: a boolean grid that lets the renderer skip empty space.
 
-As in TensoRF (Chen et al. 2022, arXiv 2203.09517, sec. 4.3): the opacity of a half-voxel segment at every vertex, the
+As in TensoRF (Chen et al. 2022, arXiv 2203.09517): the opacity of a half-voxel segment at every vertex, the
 maximum over a neighbourhood, a threshold. A point counts as occupied where trilinear interpolation of the vertices
 would be above zero, that is, where any corner of its cell is occupied; cells are therefore what is looked up.
 """

@@ -1,4 +1,4 @@
-"""TensoRF-CP: a grid as a sum of products of three lines (Chen et al. 2022, arXiv 2203.09517, eqs. 2 and 4).
+"""TensoRF-CP: a grid as a sum of products of three lines (Chen et al. 2022, arXiv 2203.09517).
 
 ``f(x, y, z) = Σ_r X_r(x) Y_r(y) Z_r(z)``. Lines are ``(1, R, size, 1)`` in the order z, y, x, as in the reference
 implementation.

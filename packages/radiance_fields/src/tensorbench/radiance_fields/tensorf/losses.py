@@ -1,4 +1,4 @@
-"""Penalties on grids: total variation, L1, orthogonality of the lines (Chen et al. 2022, arXiv 2203.09517, sec. 4.3).
+"""Penalties on grids: total variation, L1, orthogonality of the lines (Chen et al. 2022, arXiv 2203.09517).
 
 Their scales are the reference implementation's, so that the weights in papers mean the same here.
 """

@@ -1,6 +1,6 @@
 """When a grid grows, when empty space is marked, how the learning rate falls.
 
-TensoRF's schedule (Chen et al. 2022, arXiv 2203.09517, sec. 5 and the reference implementation): 128³ to 300³ voxels at
+TensoRF's schedule (Chen et al. 2022, arXiv 2203.09517 and the reference implementation): 128³ to 300³ voxels at
 steps 2000, 3000, 4000, 5500 and 7000 of 30 000, evenly in the logarithm; alpha masks at 2000 (which also shrinks the
 box) and 4000 (after which rays that see nothing are dropped); rates fall to a tenth, from the start again after growth.
 """

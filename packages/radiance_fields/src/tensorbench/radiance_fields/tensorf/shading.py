@@ -1,4 +1,4 @@
-"""Colours from appearance features and the viewing direction: TensoRF's small network (Chen et al. 2022, sec. 4)."""
+"""Colours from appearance features and the viewing direction: TensoRF's small network (Chen et al. 2022)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """TensoRF-VM: a grid as a sum of planes times lines, along each of the three axes.
 
-Chen et al. 2022 (arXiv 2203.09517, eqs. 3, 5, 14 and 15): with components r of the plane (a, b) and the line c,
+Chen et al. 2022 (arXiv 2203.09517): with components r of the plane (a, b) and the line c,
 
     f(x, y, z) = Σ_r P_r(x, y) L_r(z) + Σ_r P_r(x, z) L_r(y) + Σ_r P_r(y, z) L_r(x)
 
@@ -30,7 +30,7 @@ Ranks = int | Sequence[int]
 
 def three_ranks(name: str, rank: Ranks) -> tuple[int, int, int]:
     """One rank for each of the axes, from one for all or three."""
-    each = [rank] * 3 if isinstance(rank, int) else list(rank)
+    each = list(rank) if isinstance(rank, Sequence) else [rank] * 3
     if len(each) != 3:
         raise ValueError(f"{name} {rank!r}: one rank, or three (for the lines along z, y and x)")
     first, second, third = (check_rank(name, r) for r in each)
@@ -73,7 +73,7 @@ class TensorVM(TensorField):
         return tuple(line.shape[1] for line in self.lines[kind])  # type: ignore[attr-defined]
 
     def factors(self, kind: str) -> list[tuple[Tensor, Tensor]]:
-        """The three pairs of planes and lines of ``sigma`` or ``color``, as they enter the field."""
+        """The three planes and lines of ``sigma`` or ``color``, as they enter the field (a subclass may mask)."""
         return list(zip(self.planes[kind], self.lines[kind], strict=True))  # type: ignore[call-overload]
 
     def density_volume(self) -> Float[Tensor, "x y z"]:
