@@ -115,7 +115,9 @@ def _clouds(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> None:
         run.log(step=rank, error_at=fitted.error(volume), weights_at=fitted.weights)
         if rank == shown and run.seed == 0:
             views = {"truth": volume.amax(2), "found": fitted.volume.amax(2)}
-            np.savez_compressed(run.artifact("views.npz"), **{k: v.numpy().astype(np.float32) for k, v in views.items()})
+            np.savez_compressed(
+                run.artifact("views.npz"), **{k: v.numpy().astype(np.float32) for k, v in views.items()}
+            )
             run.log(shown_error=fitted.error(volume))
 
 
@@ -181,7 +183,9 @@ def _paired(records: pd.DataFrame) -> pd.DataFrame:
 def views(records: pd.DataFrame) -> Figure:
     """The largest value along z of each volume and its approximations."""
     files = rec.artifacts(records, "views.npz")
-    order = [name for name in ("local_cp", "cloud_3", "global_cp", "tucker", "global_vm") if name in set(files["method"])]
+    order = [
+        name for name in ("local_cp", "cloud_3", "global_cp", "tucker", "global_vm") if name in set(files["method"])
+    ]
     names = [name for name in PANELS if name in set(files["dataset"])]
     if not names or not order:
         fig, ax = plotting.figure()

@@ -10,6 +10,7 @@ components; ``scales=PAPER_SCALES, growth=PAPER_GROWTH, width=128`` are the publ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tensorbench.radiance_fields.strivec.cloud import Scale, TensorCloud
 from tensorbench.radiance_fields.strivec.field import Strivec
-from tensorbench.radiance_fields.strivec.placement import CoarseReconstruction
+from tensorbench.radiance_fields.strivec.placement import CoarseReconstruction, voxel_centers
 
 if TYPE_CHECKING:
     from tensorbench.radiance_fields.views import SceneData
@@ -91,3 +92,16 @@ def _scale(values: Sequence[float]) -> Scale:
         raise ValueError(f"a scale is (spacing, half range, dim, density rank, colour rank), got {list(values)}")
     spacing, half_range, *whole = values
     return Scale(float(spacing), float(half_range), *(int(value) for value in whole))
+
+
+def matched(points: Float[Tensor, "m 3"], scale: Scale, weights: int, *, kind: str = "cp") -> Scale:
+    """``scale`` with ranks so that its tensors at ``points`` have about ``weights`` weights, in the same proportion.
+
+    For comparisons at equal size: a single scale may spend what three scales have in all.
+    """
+    nodes = scale.dim + 1
+    each = 3 * nodes if kind == "cp" else 3 * (nodes * nodes + nodes)
+    total = weights / (len(voxel_centers(points, scale.spacing)) * each)
+    share = scale.rank_sigma / (scale.rank_sigma + scale.rank_color)
+    density = max(1, round(total * share))
+    return replace(scale, rank_sigma=density, rank_color=max(1, round(total) - density))

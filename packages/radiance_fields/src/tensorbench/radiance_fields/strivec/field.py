@@ -84,7 +84,9 @@ class Strivec(Field):
         Schedules speak of the resolution of one grid, which a cloud does not have: ``resolution`` is not looked at.
         """
         if not self.growth:
-            raise ValueError("growth has no entry left: give Strivec(growth=...) the dims of the scales for each growth")
+            raise ValueError(
+                "growth has no entry left: give Strivec(growth=...) the dims of the scales for each growth"
+            )
         self.cloud.grow(self.growth.pop(0))
 
     @torch.no_grad()

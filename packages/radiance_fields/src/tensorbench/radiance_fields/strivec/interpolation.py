@@ -108,7 +108,7 @@ def trilinear(
     volume: Float[Tensor, "n nodes nodes nodes"], ids: Int[Tensor, "p"], local: Float[Tensor, "p 3"]
 ) -> Float[Tensor, "p"]:
     """Tensor ``ids`` of node values at ``local`` in [-1, 1]³. Positions carry no gradient."""
-    n, count = volume.shape[:2]
+    _n, count = volume.shape[:2]
     below, share = nodes(local, count - 1)
     first = ((ids * count + below[0]) * count + below[1]) * count + below[2]
     return _Trilinear.apply(volume, first, share)
