@@ -1,8 +1,8 @@
 """Seconds of a Strivec field's parts and of a training step beside TensoRF-VM's, in one process on one thread.
 
 ``gather``: appearance components of samples that every scale covers (three scales, K = 4), neighbour search included;
-``density``: the same for densities; ``neighbours``: the search alone, beside a brute-force search; ``step``: rendering a
-batch, its gradient and Adam.
+``density``: the same for densities; ``neighbours``: the search alone, beside a brute-force search; ``step``: rendering
+a batch, its gradient and Adam.
 """
 
 from __future__ import annotations

@@ -10,6 +10,6 @@ from tensorbench.radiance_fields.strivec.placement import CoarseReconstruction, 
 
 __all__ = [
     "DESK_SCALES", "PAPER_GROWTH", "PAPER_SCALES", "CellIndex", "CoarseReconstruction", "LocalTriVector", "LocalVM",
-    "MaskedAdam", "Scale", "Strivec", "TensorCloud", "blend_weights", "build", "matched", "occupied_points", "surface_points",
-    "voxel_centers",
+    "MaskedAdam", "Scale", "Strivec", "TensorCloud", "blend_weights", "build", "matched", "occupied_points",
+    "surface_points", "voxel_centers",
 ]  # fmt: skip

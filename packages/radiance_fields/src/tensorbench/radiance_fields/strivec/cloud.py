@@ -54,7 +54,7 @@ PAPER_GROWTH = ((43, 23, 11), (65, 35, 17), (85, 43, 21), (103, 53, 27), (121, 6
 
 @dataclass(frozen=True)
 class Gathered:
-    """For each scale the pairs of points and tensors, and their weights; rows of pairs count in ``rows`` of the points."""
+    """For each scale the pairs of points and tensors, and their weights; pairs count the points in ``rows``."""
 
     points: int
     rows: Int[Tensor, "q"]
@@ -232,7 +232,7 @@ class TensorCloud(nn.Module):
         return counts
 
     def statistics(self, points: Float[Tensor, "m 3"]) -> dict[str, float]:
-        """At ``points``: the share covered by all scales, and there the tensors taken per sample, in all and by scale."""
+        """The share of ``points`` covered by all scales, and there the tensors taken per sample, in all and by scale."""
         coverage = self.coverage(points)
         covered = (coverage > 0).all(1)
         taken = coverage[covered].clamp(max=self.neighbours).double()

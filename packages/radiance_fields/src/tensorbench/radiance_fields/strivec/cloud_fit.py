@@ -23,7 +23,7 @@ from tensorbench.radiance_fields.strivec.solids import coordinates
 
 
 def voxel_scales(voxels: Sequence[int], n: int, rank: int) -> list[Scale]:
-    """Scales with tensors every so many ``voxels`` of a grid of ``n`` a side, a node a voxel, boxes half as wide again."""
+    """Scales with tensors every so many ``voxels`` of an n³ grid: a node a voxel, boxes half as wide again."""
     return [Scale(2 * v / n, 1.5 * v / n, max(2, round(1.5 * v)), rank, 1) for v in voxels]
 
 
