@@ -232,7 +232,7 @@ class TensorCloud(nn.Module):
         return counts
 
     def statistics(self, points: Float[Tensor, "m 3"]) -> dict[str, float]:
-        """The share of ``points`` covered by all scales, and there the tensors taken per sample, in all and by scale."""
+        """The share of ``points`` that all scales cover, and there the tensors taken a sample, in all and by scale."""
         coverage = self.coverage(points)
         covered = (coverage > 0).all(1)
         taken = coverage[covered].clamp(max=self.neighbours).double()
