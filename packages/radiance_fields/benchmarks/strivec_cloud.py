@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python packages/radiance_fields/benchmarks/strivec_cloud.py
 
-The cloud covers a sphere of radius 1 at the paper's spacings. Peers: a brute-force search, and plain torch indexing with
-automatic differentiation in place of the package's own gather. The step of a whole field beside TensoRF-VM's is an
+The cloud covers a sphere of radius 1 at the paper's spacings. Peers: a brute-force search, and plain torch indexing
+with automatic differentiation in place of the package's own gather. The step of a whole field beside TensoRF-VM's is an
 experiment (``radiance_fields/strivec_speed``).
 """
 
@@ -52,8 +52,8 @@ def main() -> None:
 
     with torch.no_grad():
         seconds = compare({"search": lambda: cloud.gather(points), "brute": brute}, repeats=3)
-        logger.info("search %.3f s; brute force %.1f times as long", seconds["search"], seconds["brute"] * SAMPLES / 2000
-                    / seconds["search"])  # fmt: skip
+        times = seconds["brute"] * SAMPLES / 2000 / seconds["search"]
+        logger.info("search %.3f s; brute force %.1f times as long", seconds["search"], times)
         jobs = {"density": lambda: cloud.sigma(points), "appearance": lambda: cloud.color(points)}
         seconds = compare(jobs, repeats=3)
         logger.info("with search: density %.3f s, appearance %.3f s (goal 0.15)", *seconds.values())
