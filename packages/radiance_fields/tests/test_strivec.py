@@ -24,7 +24,7 @@ from tensorbench.radiance_fields.strivec import (
 )  # fmt: skip
 from tensorbench.radiance_fields.strivec.boxes import box_edges
 from tensorbench.radiance_fields.strivec.placement import full_cover
-from tensorbench.radiance_fields.tensorf import TensorCP
+from tensorbench.radiance_fields.tensorf.cp import TensorCP
 
 BOX = torch.tensor([[-1.5, -1.5, -1.5], [1.5, 1.5, 1.5]])
 SCALES = (Scale(0.8, 0.6, 8, 3, 4), Scale(0.4, 0.3, 6, 2, 4), Scale(0.2, 0.15, 4, 2, 3))

@@ -21,7 +21,7 @@ from tensorbench.radiance_fields.experiments.strivec_ablations import SCENE
 from tensorbench.radiance_fields.rendering import render_rays
 from tensorbench.radiance_fields.strivec import Scale, TensorCloud, build
 from tensorbench.radiance_fields.strivec.cloud import Gathered
-from tensorbench.radiance_fields.tensorf import TensorVM
+from tensorbench.radiance_fields.tensorf.vm import TensorVM
 from tensorbench.radiance_fields.training import RaySet, train
 
 METHODS = {"strivec": build}
