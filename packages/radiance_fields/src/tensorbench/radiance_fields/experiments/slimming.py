@@ -109,7 +109,7 @@ def _other_cuts(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> N
             run.log(step=point.rank, **{f"{name}_psnr_at": point.psnr})
     for bits in options["bits"]:
         seen = render_views(truncation.quantise(field, bits), data, data.test, samples, mask)
-        psnr, _ = picture_quality(seen, data.test.images)
+        psnr, _ = picture_quality(seen, data.test)
         run.log(
             step=bits, quantised_psnr_at=psnr, quantised_kib_at=truncation.quantised_bytes(field, bits) / 1024
         )  # fmt: skip
@@ -118,15 +118,13 @@ def _other_cuts(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> N
 def _keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> None:
     """The first test view at every rank."""
     options = run.method.params
-    one = type(data.test)(
-        **{name: value if name == "camera" or value is None else value[:1] for name, value in vars(data.test).items()}
-    )
+    one = data.test.select([0])
     full = truncation.full_rank(field)
     shown = {
         f"rank_{rank}": render_views(slim(full, rank), data, one, options["samples"], mask)[0].cpu().numpy()
         for rank in options["ranks"]
     }
-    np.savez_compressed(run.artifact("pictures.npz"), truth=one.images[0].cpu().numpy(), **shown)
+    np.savez_compressed(run.artifact("pictures.npz"), truth=one.images[0], **shown)
 
 
 # ------------------------------------------------------------------ claims

@@ -24,7 +24,7 @@ from tensorbench.radiance_fields.slimmerf.field import SlimVM, slim
 from tensorbench.radiance_fields.slimmerf.ranks import AllAtOnce
 from tensorbench.radiance_fields.slimmerf.trainer import train_slim
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
-from tensorbench.radiance_fields.training import RaySet
+from tensorbench.radiance_fields.training import RaySet, background_of
 
 METHODS: dict[str, Any] = {"steps": SlimVM, "cuts": slim}
 
@@ -62,7 +62,7 @@ def _steps(run: Run, data: Any) -> None:
     for field in (plain, factors):
         field.load_state_dict(weights)
     masked.set_rank(max(1, masked.maximum - 1))  # the dearest mask: nearly everything is in use
-    rays = RaySet.of(data.train, torch.as_tensor(data.background).float().expand(3)).meeting(data.box)
+    rays = RaySet.of(data.train, background_of(data)).meeting(masked.box)
     batch = rays[torch.randperm(len(rays), generator=run.generator)[: options["rays"]]]
 
     def step(field: TensorVM) -> Callable[[], None]:
@@ -95,8 +95,8 @@ def _cuts(run: Run, data: Any) -> None:
     ranks = [field.maximum // 4, field.maximum // 2, field.maximum]
     fields = {str(rank): slim(field, rank) for rank in ranks}
     generator = run.generator
-    points = data.box[0] + (data.box[1] - data.box[0]) * torch.rand(options["points"], 3, generator=generator)
-    background = torch.as_tensor(data.background).float().expand(3)
+    points = field.box[0] + (field.box[1] - field.box[0]) * torch.rand(options["points"], 3, generator=generator)
+    background, pose = background_of(data), torch.as_tensor(data.test.c2w[0], dtype=torch.float32)
 
     def features(small: TensorVM) -> Callable[[], Tensor]:
         def call() -> Tensor:
@@ -107,9 +107,7 @@ def _cuts(run: Run, data: Any) -> None:
         return call
 
     def picture(small: TensorVM) -> Callable[[], Any]:
-        return lambda: render_image(
-            small, data.test.camera, data.test.c2w[0], data.near, data.far, options["samples"], background
-        )
+        return lambda: render_image(small, data.test.camera, pose, data.near, data.far, options["samples"], background)
 
     full = str(field.maximum)
     for name, work in (("features", features), ("render", picture)):

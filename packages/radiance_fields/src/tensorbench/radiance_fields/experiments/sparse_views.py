@@ -65,9 +65,7 @@ def by_rank(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=9.5, squeeze=False, sharex=True)
     for column, name in enumerate(names):
         part = records[records["dataset"] == name]
-        for row, (metric, text) in enumerate(
-            (("psnr_at", "PSNR (dB)"), ("floaters_at", "weight in front of surfaces"))
-        ):
+        for row, (metric, text) in enumerate((("psnr_at", "PSNR (dB)"), ("floaters_at", "weight before surfaces"))):
             ax = axes[row][column]
             plotting.series(ax, rec.history(part, metric), "step", "value")
             ax.set(xlabel="rank kept" if row else "", ylabel="" if column else text)
