@@ -263,8 +263,8 @@ def test_pruning_drops_tensors_of_empty_space_only():
     points = points[points[:, 2] > 0.7]  # further from the empty half than a box reaches
     before = field.density(points)
     dropped = field.prune()
-    assert all(count > 0 for count in dropped)
-    assert all((scale.centers[:, 2] > -0.7).all() for scale in field.cloud.scales)
+    assert dropped[1] > 0 and dropped[2] > 0  # every coarse box reaches into the full half
+    assert all((scale.centers[:, 2] > -0.7).all() for scale in field.cloud.scales[1:])
     assert torch.allclose(field.density(points), before)
 
 
@@ -274,7 +274,7 @@ def test_a_field_trains_and_its_groups_hold_every_parameter_once():
     assert {id(p) for p in grouped} == {id(p) for p in field.parameters()} and len(grouped) == len(set(grouped))
     points = sphere(30, seed=2)
     sigma, rgb = field(points, F.normalize(points, dim=1))
-    assert sigma.shape == (30,) and rgb.shape == (30, 3) and float(rgb.min()) >= 0 and float(rgb.max()) <= 1
+    assert sigma.shape == (30,) and rgb.shape == (30, 3) and bool(((rgb >= 0) & (rgb <= 1)).all())
     (sigma.sum() + rgb.sum() + field.regularizers()["l1"]).backward()
     assert all(p.grad is not None and p.grad.any() for p in field.cloud.parameters())
     assert field.counts()["total"] == sum(p.numel() for p in field.parameters())

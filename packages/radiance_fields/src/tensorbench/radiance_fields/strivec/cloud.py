@@ -210,7 +210,7 @@ class TensorCloud(nn.Module):
         for scale, dim in zip(self.scales, dims, strict=True):
             scale.upsample(dim)
 
-    def prune(self, keep: Sequence[Bool[Tensor, "n"]]) -> list[int]:
+    def prune(self, keep: Sequence[Bool[Tensor, "_"]]) -> list[int]:
         """Keep, at each scale, the tensors that are true in ``keep``; how many went of each."""
         before = [len(scale.centers) for scale in self.scales]
         for scale, mask in zip(self.scales, keep, strict=True):

@@ -73,7 +73,7 @@ def _solve(
     return torch.linalg.solve(gram, right.mT).mT
 
 
-def _balanced(*factors: Float[Tensor, "b n r"]) -> list[Float[Tensor, "b n r"]]:
+def _balanced(*factors: Float[Tensor, "b _ r"]) -> list[Float[Tensor, "b _ r"]]:
     norms = [factor.norm(dim=1, keepdim=True).clamp(min=1e-30) for factor in factors]
     shared = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
     return [factor * (shared / norm) for factor, norm in zip(factors, norms, strict=True)]
