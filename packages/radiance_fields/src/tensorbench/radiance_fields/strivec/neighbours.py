@@ -48,9 +48,12 @@ class CellIndex:
         self.cell = float(cell) if cell is not None else self.half_range / 1.5
         if not self.cell > 0:
             raise ValueError(f"cell {self.cell} is a length and must be positive")
-        self.low = centers.amin(0) - self.half_range
-        extent = centers.amax(0) + self.half_range - self.low
+        # A margin of a cell all around belongs to no box: whoever is further away is moved there.
+        margin = self.half_range + 1.01 * self.cell
+        self.low = centers.amin(0) - margin
+        extent = centers.amax(0) + margin - self.low
         self.shape = ((extent / self.cell).floor().long() + 1).tolist()
+        self.last = centers.new_tensor(self.shape) - 1
         total = self.shape[0] * self.shape[1] * self.shape[2]
         if total > _MOST_CELLS:
             raise ValueError(f"{total} cells of side {self.cell} cover the tensors' bounding box; use a larger cell")
@@ -64,8 +67,8 @@ class CellIndex:
         # Empty places of the lists point to a box far away, which holds no point.
         self.lists = torch.full((int(counts.max()), len(used)), len(centers), dtype=torch.long, device=cells.device)
         self.lists[rank, place] = boxes
-        self.slots = torch.full((total,), -1, dtype=torch.int32, device=cells.device)
-        self.slots[used] = torch.arange(len(used), dtype=torch.int32, device=cells.device)
+        self.slots = torch.full((total,), -1, dtype=torch.long, device=cells.device)
+        self.slots[used] = torch.arange(len(used), device=cells.device)
         self.axes = torch.cat([centers, torch.full_like(centers[:1], torch.inf)]).T.contiguous()
 
     def _touching(self, centers: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "t"], Int[Tensor, "t"]]:
@@ -84,11 +87,9 @@ class CellIndex:
 
     def _slot(self, points: Float[Tensor, "m 3"]) -> Int[Tensor, "m"]:
         """The list that belongs to each point's cell, -1 where there is none."""
-        at = (points - self.low) / self.cell
-        shape = torch.tensor(self.shape, device=points.device)
-        inside = ((at >= 0) & (at < shape)).all(1)
-        x, y, z = torch.where(inside[:, None], at, 0).long().unbind(1)
-        return torch.where(inside, self.slots[(x * self.shape[1] + y) * self.shape[2] + z].long(), -1)
+        at = (points - self.low).div_(self.cell).clamp_(min=0).minimum(self.last).long()
+        x, y, z = at.unbind(1)
+        return self.slots.take((x * self.shape[1] + y) * self.shape[2] + z)
 
     def may_cover(self, points: Float[Tensor, "m 3"]) -> Bool[Tensor, "m"]:
         """Whether the point's cell meets any box: cheap, and true wherever :meth:`covers` is."""
