@@ -33,6 +33,7 @@ class Strivec(Field):
         density_shift: added before the softplus.
         filter_all: only points that every scale covers hold something (the reference's "filter all"); else any scale.
         growth: dims of the scales after each call of :meth:`upsample`, in turn.
+        rate: the tensors learn at so many times the grids' rate that a trainer asks for.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Strivec(Field):
         density_shift: float = -10.0,
         filter_all: bool = True,
         growth: Sequence[Sequence[int]] = (),
+        rate: float = 1.0,
     ) -> None:
         super().__init__(box)
-        self.cloud, self.density_shift, self.filter_all = cloud, density_shift, filter_all
+        self.cloud, self.density_shift, self.filter_all, self.rate = cloud, density_shift, filter_all, rate
         self.growth = [tuple(dims) for dims in growth]
         self.bases = nn.ModuleList(linear(scale.features, features, generator, bias=False) for scale in cloud.scales)
         self.net = ColorNet(features, width, view_freqs, feature_freqs, generator)
@@ -76,7 +78,8 @@ class Strivec(Field):
 
     def parameter_groups(self, lr_grid: float = 0.02, lr_net: float = 1e-3) -> list[dict[str, Any]]:
         networks = [*self.bases.parameters(), *self.net.parameters()]
-        return [{"params": list(self.cloud.parameters()), "lr": lr_grid}, {"params": networks, "lr": lr_net}]
+        tensors = {"params": list(self.cloud.parameters()), "lr": self.rate * lr_grid}
+        return [tensors, {"params": networks, "lr": lr_net}]
 
     def upsample(self, resolution: Sequence[int] | None = None) -> None:
         """Grow the tensors to the next entry of ``growth``; the optimizer must be made anew.
