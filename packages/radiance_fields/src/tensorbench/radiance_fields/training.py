@@ -231,6 +231,7 @@ def train(
     psnrs: list[float] = []
 
     def loss(_: torch.nn.Module, index: Tensor) -> Tensor:
+        state.step += 1
         batch = state.rays[index].to(device)
         behind = _backgrounds(background, state.background, len(index), generator)
         seen = render_rays(
@@ -247,8 +248,7 @@ def train(
             total = total + distortion * distortion_loss(seen.weights, seen.samples.t, seen.samples.delta)
         return total
 
-    def after(step: int, _: float) -> bool | None:
-        state.step = step
+    def after(_: int, __: float) -> bool | None:
         psnrs.append(state.psnr)
         _follow(plan, state)
         state.cpu_seconds += time.process_time() - mark[0]
