@@ -361,3 +361,39 @@ def test_bad_input_is_told(make, message):
 def test_fewer_tensors_than_k_is_no_error():
     lone = TensorCloud([one()], neighbours=8, spacings=[1.0])
     assert lone.sigma(torch.zeros(1, 3)).shape == (1,)
+
+
+# --- from pictures -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from tensorbench.core import data
+
+    return data.load("analytic_scene", seed=0, scene="spheres", size=16, train=8, valid=1, test=1)
+
+
+def test_a_field_is_built_from_pictures_and_learns(tiny):
+    from tensorbench.radiance_fields.strivec import build
+    from tensorbench.radiance_fields.training import train
+
+    options = {"steps": 40, "resolution": 20, "rays": 128, "samples": 32, "threshold": 0.02}
+    field = build(tiny, generator=seeded(), width=16, **options)
+    again = build(tiny, generator=seeded(), width=16, **options)
+    assert all(torch.equal(a, b) for a, b in zip(field.parameters(), again.parameters(), strict=True))
+    full = [full_cover(BOX, spacing) for spacing in field.cloud.spacings]
+    assert all(len(s.centers) < n for s, n in zip(field.cloud.scales[1:], full[1:], strict=True))
+    trained = train(field, tiny, generator=seeded(), steps=40, rays=128, samples=32, losses={"l1": 1e-5})
+    assert sum(trained.psnrs[-5:]) / 5 > sum(trained.psnrs[:5]) / 5 + 2
+
+
+def test_matched_ranks_spend_the_weights(tiny):
+    from tensorbench.radiance_fields.strivec import matched
+
+    points = sphere()
+    for kind, make in (("cp", LocalTriVector), ("vm", LocalVM)):
+        scale = matched(points, Scale(0.5, 0.375, 6, 3, 4), 40_000, kind=kind)
+        centers = voxel_centers(points, 0.5)
+        found = make(centers, scale.half_range, scale.dim, scale.rank_sigma, scale.rank_color, generator=seeded())
+        total = sum(p.numel() for p in found.parameters())
+        assert abs(total - 40_000) <= 0.5 * total / (scale.rank_sigma + scale.rank_color) + 1
