@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.experiments import inr_common as common
 from tensorbench.radiance_fields.implicit import compression
 from tensorbench.radiance_fields.implicit.training import as_image, fit_grid, fit_points, grid_points, in_chunks, psnr
@@ -35,7 +36,7 @@ def fit_functional(
     net = common.functional(2, image.shape[-1], run.generator, **model).to(run.device)
     course = fit_grid(net, image, lr=lr, clip=clip, **common.budget(run, seconds, trial_seconds, at))
     common.log_course(run, course, "psnr_db", LEVELS)
-    run.log(weights=compression.weights_of(net))
+    run.log(weights=metrics.count_weights(net))
     return net.materialize(image.shape[:2])
 
 
@@ -48,7 +49,7 @@ def fit_monolithic(
     course = fit_points(net, image, lr=lr, batch=batch, clip=clip, generator=run.generator,
                         **common.budget(run, seconds, trial_seconds, at))  # fmt: skip
     common.log_course(run, course, "psnr_db", LEVELS)
-    run.log(weights=compression.weights_of(net))
+    run.log(weights=metrics.count_weights(net))
     return in_chunks(net, grid_points(image.shape[:2], image.device)).reshape(image.shape)
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.experiments import inr_common as common
 from tensorbench.radiance_fields.implicit import compression, physics
 from tensorbench.radiance_fields.implicit.training import train
@@ -47,7 +48,7 @@ def fit_functional(
 
     course = train(net, loss, lr=lr, schedule="cosine", cpu_seconds=seconds, at=at, metric=error)
     common.log_course(run, course, "relative_error")
-    run.log(weights=compression.weights_of(net))
+    run.log(weights=metrics.count_weights(net))
     with torch.no_grad():
         return compression.to_numpy(net.forward_grid([fine, fine, t])[..., 0])
 

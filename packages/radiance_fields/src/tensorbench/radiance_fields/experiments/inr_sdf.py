@@ -14,6 +14,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.experiments import inr_common as common
 from tensorbench.radiance_fields.implicit import compression, sdf
 from tensorbench.radiance_fields.implicit.functional import pixel_centres
@@ -42,7 +43,7 @@ def fit_functional(
     budget = common.budget(run, seconds, trial_seconds, at)
     course = train(net, loss, lr=lr, metric=quality, schedule="cosine", **budget)
     common.log_course(run, course, "iou")
-    run.log(weights=compression.weights_of(net))
+    run.log(weights=metrics.count_weights(net))
     return net.materialize(distance.shape[:3])
 
 
@@ -65,7 +66,7 @@ def fit_monolithic(
     budget = common.budget(run, seconds, trial_seconds, at)
     course = train(net, loss, lr=lr, metric=quality, schedule="cosine", **budget)
     common.log_course(run, course, "iou")
-    run.log(weights=compression.weights_of(net))
+    run.log(weights=metrics.count_weights(net))
     return in_chunks(net, points).reshape(distance.shape)
 
 
@@ -84,7 +85,7 @@ def run(run: Run) -> None:
         run.log(chamfer=2.0)  # no surface at all: as bad as the cube is wide
         return
     ours = sdf.surface_points(vertices, faces, len(data.surface), seed=run.seed)
-    run.log(chamfer=sdf.chamfer(ours, data.surface))
+    run.log(chamfer=metrics.chamfer(ours, data.surface))
     if run.seed == 0 and run.trial is None:
         np.savez_compressed(run.artifact("mesh.npz"), vertices=vertices.astype(np.float32), faces=faces)
 

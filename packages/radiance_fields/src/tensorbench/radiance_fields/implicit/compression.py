@@ -98,11 +98,6 @@ def grid_format(
     raise ValueError(unknown("format", format, ("cp", "tt", "tucker")))
 
 
-def weights_of(module: nn.Module) -> int:
-    """Numbers in the parameters of a module."""
-    return sum(weight.numel() for weight in module.parameters())
-
-
 def grid_step_memory(sizes: Sequence[int], rank: int, channels: int, features: Sequence[int]) -> dict[str, int]:
     """Numbers that one training step of a CP keeps, and of a monolithic network of the same layers: activations of all
     layers and outputs, in the leading order."""

@@ -167,10 +167,3 @@ def surface_points(vertices: np.ndarray, faces: np.ndarray, count: int, seed: in
     fold = u + v > 1
     u, v = np.where(fold, 1 - u, u), np.where(fold, 1 - v, v)
     return chosen[:, 0] + u * (chosen[:, 1] - chosen[:, 0]) + v * (chosen[:, 2] - chosen[:, 0])
-
-
-def chamfer(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "m 3"]) -> float:
-    """Half the sum of the mean distances from each set of points to the other."""
-    from scipy.spatial import cKDTree
-
-    return float(cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2
