@@ -24,7 +24,7 @@ def seeded(seed=0):
 def test_a_sphere_s_mesh_gives_its_distance():
     trimesh = pytest.importorskip("trimesh")
     mesh = trimesh.creation.icosphere(subdivisions=4, radius=0.6)
-    found = sdf.mesh_distance(mesh, 20, samples=20000)
+    found = sdf.mesh_distance(mesh, 20, samples=100_000)
     np.testing.assert_allclose(found, sdf.on_grid("sphere", 20), atol=4e-3)
     assert sdf.fitted_to_box(mesh).bounds[1].max() == pytest.approx(0.85)
 

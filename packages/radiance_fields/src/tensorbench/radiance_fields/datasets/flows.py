@@ -34,7 +34,7 @@ def decaying_flow(
     def rate(w: np.ndarray) -> np.ndarray:
         u, v, wx, wy = (np.fft.irfft2(factor * w, (n, n)) for factor in
                         (1j * ky * inverse, -1j * kx * inverse, 1j * kx, 1j * ky))  # fmt: skip
-        return -kept * np.fft.rfft2(u * wx + v * wy)
+        return -1.0 * kept * np.fft.rfft2(u * wx + v * wy)
 
     w = kept * np.fft.rfft2(_random_vorticity(n, scale, rng))
     frames, now = [], 0.0

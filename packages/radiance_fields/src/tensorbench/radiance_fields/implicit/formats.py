@@ -26,7 +26,7 @@ from torch import Tensor
 from tensorbench.core.errors import unknown
 
 FORMATS = ("cp", "tt", "tucker", "ring")
-Factor = Float[Tensor, "n copies left right"]
+Factor = Float[Tensor, "_ _ _ _"]
 
 
 def check_ranks(format: str, rank: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def grid(
     return carried.permute(1, 0, 2).reshape(*sizes, channels)
 
 
-def _cp_grid(factors: Sequence[Float[Tensor, "n copies r"]], mixing: Tensor | None) -> Tensor:
+def _cp_grid(factors: Sequence[Float[Tensor, "_ _ _"]], mixing: Tensor | None) -> Tensor:
     """Khatri-Rao product of all axes but the last, times the last: (points, channels)."""
     *first, last = [factor.transpose(0, 1) for factor in factors]  # copies, n, r
     if mixing is not None:  # the last axis takes the channels: (1, n C, r)
@@ -100,7 +100,7 @@ def _cp_grid(factors: Sequence[Float[Tensor, "n copies r"]], mixing: Tensor | No
     return values.permute(1, 2, 0) if mixing is None else values.reshape(-1, mixing.shape[1])
 
 
-def _tucker_grid(factors: Sequence[Float[Tensor, "n copies r"]], core: Tensor) -> Tensor:
+def _tucker_grid(factors: Sequence[Float[Tensor, "_ _ _"]], core: Tensor) -> Tensor:
     carried = core.flatten(1)[:, None]  # copies, points so far, ranks to go
     for factor in factors:
         copies, points, _ = carried.shape
