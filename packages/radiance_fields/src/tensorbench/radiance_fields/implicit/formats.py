@@ -105,8 +105,11 @@ def _tucker_grid(factors: Sequence[Float[Tensor, "_ _ _"]], core: Tensor) -> Ten
     for factor in factors:
         copies, points, _ = carried.shape
         rank = factor.shape[-1]
-        carried = factor.transpose(0, 1)[:, None] @ carried.reshape(copies, points, rank, -1)
-        carried = carried.flatten(1, 2)
+        rows = carried.reshape(copies, points, rank, -1).transpose(2, 3).reshape(copies, -1, rank)
+        carried = rows @ factor.permute(1, 2, 0)  # one product of matrices: (points × to go, r) by (r, n)
+        carried = (
+            carried.reshape(copies, points, -1, len(factor)).transpose(2, 3).reshape(copies, points * len(factor), -1)
+        )
     return carried.permute(1, 0, 2)
 
 
