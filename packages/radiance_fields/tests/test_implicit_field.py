@@ -46,7 +46,7 @@ def test_colours_are_colours_and_gradients_reach_every_weight():
     points, directions = at()
     sigma, rgb = f(points, directions)
     assert sigma.shape == (200,) and rgb.shape == (200, 3)
-    assert 0 <= float(rgb.detach().min()) and float(rgb.detach().max()) <= 1
+    assert float(rgb.detach().min()) >= 0 and float(rgb.detach().max()) <= 1
     (sigma.sum() + rgb[:, 0].sum() + f.regularizers()["l1"]).backward()
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in f.parameters())
 
