@@ -2,8 +2,8 @@
 
 A field answers two questions, ``density(points)`` and ``color(points, directions)``; the renderer
 (:mod:`~tensorbench.radiance_fields.rendering`) asks for colours only where the density says that they will be seen, and
-the trainer (:mod:`~tensorbench.radiance_fields.training`) needs nothing else. Points are in world coordinates, densities
-per unit of ``length · distance_scale`` (alpha of a segment of length δ is ``1 − exp(−σ δ distance_scale)``).
+the trainer (:mod:`~tensorbench.radiance_fields.training`) needs nothing else. Points are in world coordinates; the
+opacity of a segment of length δ is ``1 − exp(−σ δ distance_scale)``.
 """
 
 from __future__ import annotations
