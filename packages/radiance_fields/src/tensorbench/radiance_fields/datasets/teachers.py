@@ -30,6 +30,7 @@ def trained_field(
     lr_net: float = 1e-3,
     mask_at: int = 150,
     l1: float = 8e-5,
+    paper_size: bool = False,
 ) -> dict[str, Any]:
     """The weights and the occupancy grid of a field of ``kind`` (:mod:`tensorbench.radiance_fields.distill.kinds`), by
     name; ``train_cpu_seconds`` says what its training took. The occupancy grid is built after ``mask_at`` steps and
@@ -45,7 +46,8 @@ def trained_field(
 
     data = load("analytic_scene", seed=seed, scene=scene, size=size, train=views)
     generator = torch.Generator().manual_seed(seed)
-    field = make(kind, data.box, generator)
+    device = torch.device("cuda" if paper_size and torch.cuda.is_available() else "cpu")
+    field = make(kind, data.box, generator, paper_size=paper_size).to(device)
     schedule = Schedule(
         mask=(mask_at, steps), shrink=False, mask_resolution=(48, 48, 48), lr_grid=lr_grid, lr_net=lr_net
     )
@@ -54,4 +56,51 @@ def trained_field(
         losses={"l1": l1} if kind == "vm" else None,
     )  # fmt: skip
     mask = trained.alpha_mask or build_alpha_mask(field, (48, 48, 48))
-    return {**to_arrays(field, mask), "train_cpu_seconds": np.float64(trained.cpu_seconds)}
+    return {**to_arrays(field, mask), "train_cpu_seconds": float(trained.cpu_seconds)}
+
+
+@dataset(
+    title="One scene in four architectures",
+    source="generated here: a trained VM field, and a hash, a network and a voxel field distilled from it at points",
+    licence="Apache-2.0",
+    generated=True,
+    cache=True,
+)
+def field_family(
+    *,
+    seed: int,
+    scene: str = "spheres",
+    size: int = 64,
+    views: int = 40,
+    teacher_steps: int = 600,
+    steps: int = 300,
+    points: int = 4096,
+    rates: str = "vm 0.03 hash 0.02 mlp 0.05 voxel 0.2",
+) -> dict[str, Any]:
+    """The arrays of :func:`trained_field` with the prefix ``vm/``, and of the three others with theirs. All share the
+    VM field's occupancy grid. ``rates`` are the largest learning rates.
+    """
+    import torch
+
+    from tensorbench.core.data import load
+    from tensorbench.radiance_fields.distill.kinds import from_arrays, make, to_arrays
+    from tensorbench.radiance_fields.distill.pair import rates as groups_of
+    from tensorbench.radiance_fields.distill.points import distill_points
+
+    scenery = {"scene": scene, "size": size, "views": views}
+    arrays = load("trained_field", seed=seed, kind="vm", steps=teacher_steps, mask_at=teacher_steps // 4, **scenery)
+    data = load("analytic_scene", seed=seed, scene=scene, size=size, train=views)
+    teacher = make("vm", data.box)
+    mask = from_arrays(teacher, arrays)
+    words = rates.split()
+    largest = {kind: float(rate) for kind, rate in zip(words[::2], words[1::2], strict=True)}
+    family = {f"vm/{name}": value for name, value in arrays.items()}
+    for kind in ("hash", "mlp", "voxel"):
+        generator = torch.Generator().manual_seed(seed)
+        student = make(kind, data.box, generator)
+        distill_points(
+            teacher, student, steps=steps, points=points, occupied=mask, groups=groups_of(student, largest[kind]),
+            generator=generator,
+        )  # fmt: skip
+        family |= {f"{kind}/{name}": np.asarray(value) for name, value in to_arrays(student, mask).items()}
+    return family
