@@ -47,7 +47,7 @@ def trained_field(
     data = load("analytic_scene", seed=seed, scene=scene, size=size, train=views)
     generator = torch.Generator().manual_seed(seed)
     device = torch.device("cuda" if paper_size and torch.cuda.is_available() else "cpu")
-    field = make(kind, data.box, generator, paper_size=paper_size).to(device)
+    field = make(kind, torch.from_numpy(data.box), generator, paper_size=paper_size).to(device)
     schedule = Schedule(
         mask=(mask_at, steps), shrink=False, mask_resolution=(48, 48, 48), lr_grid=lr_grid, lr_net=lr_net
     )
@@ -90,14 +90,14 @@ def field_family(
     scenery = {"scene": scene, "size": size, "views": views}
     arrays = load("trained_field", seed=seed, kind="vm", steps=teacher_steps, mask_at=teacher_steps // 4, **scenery)
     data = load("analytic_scene", seed=seed, scene=scene, size=size, train=views)
-    teacher = make("vm", data.box)
+    teacher = make("vm", torch.from_numpy(data.box))
     mask = from_arrays(teacher, arrays)
     words = rates.split()
     largest = {kind: float(rate) for kind, rate in zip(words[::2], words[1::2], strict=True)}
     family = {f"vm/{name}": value for name, value in arrays.items()}
     for kind in ("hash", "mlp", "voxel"):
         generator = torch.Generator().manual_seed(seed)
-        student = make(kind, data.box, generator)
+        student = make(kind, torch.from_numpy(data.box), generator)
         distill_points(
             teacher, student, steps=steps, points=points, occupied=mask, groups=groups_of(student, largest[kind]),
             generator=generator,

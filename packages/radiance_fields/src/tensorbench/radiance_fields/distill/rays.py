@@ -29,7 +29,7 @@ class View:
     @staticmethod
     def of(data: Any) -> View:
         """Of a scene's training camera (``data.train.camera``), distances and background."""
-        background = torch.as_tensor(data.background, dtype=torch.float32)
+        background = torch.as_tensor(data.background, dtype=torch.float32).expand(3).clone()
         return View(data.train.camera, float(data.near), float(data.far), background)
 
 
@@ -81,15 +81,11 @@ class RandomRays:
     def _fresh(self, n: int) -> tuple[Tensor, Tensor]:
         count = min(self.poses_a_batch, n)
         poses = random_poses(count, radius=self.radius, upper=self.upper, generator=self.generator)
-        shares = [n // count + (k < n % count) for k in range(count)]
-        size = torch.tensor([self.camera.width, self.camera.height], dtype=torch.float32)
-        origins, directions = [], []
-        for pose, share in zip(poses, shares, strict=True):
-            pixels = (torch.rand(share, 2, generator=self.generator) * size).floor()
-            o, d = camera_rays(self.camera, pose, pixels)
-            origins.append(o)
-            directions.append(d)
-        return torch.cat(origins), torch.cat(directions)
+        each = -(-n // count)
+        size = torch.tensor([self.camera.height, self.camera.width])
+        pixels = (torch.rand(count, each, 2, generator=self.generator) * size).long()
+        origins, directions = camera_rays(self.camera, poses, pixels)
+        return origins.reshape(-1, 3)[:n], directions.reshape(-1, 3)[:n]
 
     def learn(
         self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], errors: Float[Tensor, "n"]

@@ -82,4 +82,4 @@ class InStages(StagedField):
 
 def build(data: Any, *, resolution: int = 48, generator: torch.Generator | None = None, **params: Any) -> VMField:
     """A field for a scene's box (``data.box``), untrained; ``resolution`` nodes a side."""
-    return VMField(data.box, (resolution,) * 3, generator=generator, **params)
+    return VMField(torch.as_tensor(data.box), (resolution,) * 3, generator=generator, **params)

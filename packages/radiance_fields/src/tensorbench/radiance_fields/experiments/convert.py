@@ -28,7 +28,7 @@ from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.rendering import render_image
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
 from tensorbench.radiance_fields.tensorf.schedule import Schedule
-from tensorbench.radiance_fields.training import State, train
+from tensorbench.radiance_fields.training import train
 
 METHODS = {"distilled": None, "scratch": None}
 CURVE_VIEWS = 2  # of the validation views, for the histories
@@ -58,7 +58,7 @@ def scenery(run: Run) -> dict[str, Any]:
 def teacher_of(run: Run, data: Any) -> tuple[Field, AlphaMask]:
     """The data set's field and its occupancy grid."""
     p = run.dataset.params
-    teacher = make(p.get("kind", "vm"), data.box, paper_size=p.get("paper_size", False))
+    teacher = make(p.get("kind", "vm"), torch.from_numpy(data.box), paper_size=p.get("paper_size", False))
     mask = from_arrays(teacher, run.dataset.load(0))
     if mask is None:
         raise ValueError("the teacher came without an occupancy grid")
@@ -67,17 +67,17 @@ def teacher_of(run: Run, data: Any) -> tuple[Field, AlphaMask]:
 
 def pictures(field: Field, data: Any, views: Any, count: int, samples: int, mask: AlphaMask | None) -> torch.Tensor:
     """What a field shows at the first ``count`` poses of views."""
-    background = torch.as_tensor(data.background, dtype=torch.float32).expand(3)
+    view = View.of(data)
     shown = [
-        render_image(field, views.camera, pose, data.near, data.far, samples, background, alpha_mask=mask).rgb
-        for pose in views.c2w[:count]
+        render_image(field, view.camera, pose, view.near, view.far, samples, view.background, alpha_mask=mask).rgb
+        for pose in torch.from_numpy(views.c2w[:count]).float()
     ]
     return torch.stack(shown).cpu()
 
 
 def mean_psnr(shown: torch.Tensor, views: Any) -> float:
     """Mean over views, in dB."""
-    return float(np.mean([float(metrics.psnr(a, b)) for a, b in zip(shown, views.images, strict=False)]))
+    return float(np.mean([metrics.psnr(a, torch.from_numpy(b)) for a, b in zip(shown, views.images, strict=False)]))
 
 
 def run(run: Run) -> None:
@@ -87,7 +87,8 @@ def run(run: Run) -> None:
     options = dict(run.method.params)
     samples = options["samples"]
     generator = run.generator
-    student = make(options["student"], data.box, generator, paper_size=run.dataset.params.get("paper_size", False))
+    large = run.dataset.params.get("paper_size", False)
+    student = make(options["student"], torch.from_numpy(data.box), generator, paper_size=large)
     student = student.to(run.device)
     every = max(1, options["steps"] // POINTS)
     clock = Clock()
@@ -115,12 +116,12 @@ def run(run: Run) -> None:
     shown = pictures(student, data, data.test, len(data.test.images), samples, mask)
     taught = pictures(teacher, data, data.test, len(data.test.images), samples, mask)
     psnr, teacher_psnr = mean_psnr(shown, data.test), mean_psnr(taught, data.test)
-    ssim = np.mean([float(metrics.ssim(a, b)) for a, b in zip(shown, data.test.images, strict=True)])
+    ssim = np.mean([metrics.ssim(a, torch.from_numpy(b)) for a, b in zip(shown, data.test.images, strict=True)])
     run.log(psnr_db=psnr, ssim=float(ssim), teacher_psnr_db=teacher_psnr, gap_db=psnr - teacher_psnr,
             weights=float(sum(p.numel() for p in student.parameters())))  # fmt: skip
     if run.seed == 0:
         np.savez_compressed(
-            run.artifact("views.npz"), truth=_bytes(data.test.images[:1]), teacher=_bytes(taught[:1]),
+            run.artifact("views.npz"), truth=_bytes(torch.from_numpy(data.test.images[:1])), teacher=_bytes(taught[:1]),
             student=_bytes(shown[:1]),
         )  # fmt: skip
 
@@ -159,7 +160,7 @@ def same_time(records: pd.DataFrame) -> list[float]:
     return gains
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 CURVES = {
     "MLP student, from VM": ("mlp", "mlp_rgb", "mlp_scratch", "mlp_scratch_3x"),

@@ -48,7 +48,7 @@ def run(run: Run) -> None:
 def _distill_steps(
     teacher: Field, kind: str, data: Any, mask: AlphaMask, options: Any, generator: torch.Generator
 ) -> Callable[[], object]:
-    student = make(kind, data.box, generator)
+    student = make(kind, torch.from_numpy(data.box), generator)
     source = RandomRays(data.train.camera, generator=generator)
     return lambda: distill(
         teacher, student, View.of(data), steps=options["calls"], rays=options["rays"], samples=options["samples"],
@@ -60,11 +60,11 @@ def _training_steps(
     kind: str, data: Any, mask: AlphaMask, options: Any, generator: torch.Generator
 ) -> Callable[[], object]:
     """The same number of steps on colours that are there already, which favours training: its rays are free."""
-    field = make(kind, data.box, generator)
+    field = make(kind, torch.from_numpy(data.box), generator)
     rays = RandomRays(data.train.camera, generator=generator).draw(options["rays"])
     colors = torch.rand(options["rays"], 3, generator=generator)
     optimizer = torch.optim.AdamW(field.parameter_groups(), eps=1e-15)
-    background = torch.as_tensor(data.background, dtype=torch.float32).expand(3)
+    background = View.of(data).background
 
     def steps() -> None:
         for _ in range(options["calls"]):

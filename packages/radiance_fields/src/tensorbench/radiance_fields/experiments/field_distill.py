@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
+from tensorbench.core import records as rec
 from tensorbench.core.data import load
 from tensorbench.core.run import Run
 from tensorbench.radiance_fields.distill.kinds import KINDS, from_arrays, make
@@ -45,7 +46,7 @@ def run(run: Run) -> None:
     data = load("analytic_scene", seed=0, scene=p.get("scene", "spheres"), size=p.get("size", 64),
                 train=p.get("views", 40))  # fmt: skip
     kind = run.method.uses
-    teacher = make(kind, data.box)
+    teacher = make(kind, torch.from_numpy(data.box))
     mask = from_arrays(teacher, {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{kind}/")})
     if mask is None:
         raise ValueError("the family came without an occupancy grid")
@@ -55,7 +56,7 @@ def run(run: Run) -> None:
     within = True
     for student_kind in run.progress(options["students"], desc="student"):
         generator = run.generator
-        student = make(student_kind, data.box, generator).to(run.device)
+        student = make(student_kind, torch.from_numpy(data.box), generator).to(run.device)
         before = errors(teacher, student, mask)
         history: list[tuple[int, float]] = []
         started = time.process_time()
@@ -81,7 +82,7 @@ def run(run: Run) -> None:
         within &= student_kind == kind or psnr - taught >= ALLOWED_DB.get(student_kind, -3.0)
     run.log(all_within=within)
     if options["clip_steps"]:
-        student = make("hash", data.box, run.generator).to(run.device)
+        student = make("hash", torch.from_numpy(data.box), run.generator).to(run.device)
         for name, loss in (("", "norm_l2"), ("squared_", "squared")):
             largest = [
                 largest_gradient(teacher, copy.deepcopy(student), options["clip_steps"], options["points"], clip, loss,
@@ -127,7 +128,7 @@ def largest_gradient(
     return float("inf") if done.history.diverged else max(norms)
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 ORDER = ("vm", "hash", "mlp", "voxel")
 
@@ -178,8 +179,6 @@ def _matrix(records: pd.DataFrame) -> Figure:
 
 
 def _steps(records: pd.DataFrame) -> Figure:
-    from tensorbench.core import records as rec
-
     fig, axes = plotting.figure(columns=2, cols=4, height=5.6, sharey=True)
     for ax, student in zip(axes, ORDER, strict=True):
         history = rec.history(records, f"density_error_at_{student}")
