@@ -57,9 +57,10 @@ class RaySet:
         """All pixels of views that were composited on ``background``."""
         from tensorbench.radiance_fields.cameras import camera_rays
 
-        origins, directions = (x.reshape(-1, 3).float() for x in camera_rays(views.camera, views.c2w))
-        alpha = views.alpha.reshape(-1)
-        return cls(origins, directions, views.images.reshape(-1, 3) - (1 - alpha)[:, None] * background, alpha)
+        images, alpha, c2w = (torch.as_tensor(x, dtype=torch.float32) for x in (views.images, views.alpha, views.c2w))
+        origins, directions = (x.reshape(-1, 3) for x in camera_rays(views.camera, c2w))
+        alpha = alpha.reshape(-1)
+        return cls(origins, directions, images.reshape(-1, 3) - (1 - alpha)[:, None] * background, alpha)
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -218,8 +219,8 @@ def train(
         raise ValueError(f"{rays} rays a step: at least one is needed")
     plan = schedule if schedule is not None else Schedule()
     device = field.box.device
-    scene = torch.as_tensor(data.background, dtype=torch.float32).expand(3)
-    everything = RaySet.of(data.train, scene.to(data.train.images)).meeting(field.box)
+    scene = background_of(data)
+    everything = RaySet.of(data.train, scene).meeting(field.box)
     if not len(everything):
         raise ValueError("no ray of the training views meets the field's box; check the poses and the box")
     optimizer = torch.optim.Adam(field.parameter_groups(plan.lr_grid, plan.lr_net), betas=plan.betas, fused=True)
@@ -300,22 +301,28 @@ def _backgrounds(kind: Background, scene: Tensor, n: int, generator: torch.Gener
     return torch.where(drawn[:, 3:] < 0.5, scene, drawn[:, :3])
 
 
+def background_of(data: SceneData) -> Float[Tensor, "3"]:
+    """The colour that the scene's pictures were composited on."""
+    return torch.as_tensor(data.background, dtype=torch.float32).expand(3)
+
+
 @torch.no_grad()
 def render_views(
     field: Field, data: SceneData, views: Views, samples: int, alpha_mask: AlphaMask | None = None
 ) -> Float[Tensor, "n h w 3"]:
-    """The pictures that a field shows at the poses of views, on the scene's background."""
-    background = torch.as_tensor(data.background, dtype=torch.float32).expand(3)
+    """The pictures that a field shows at the poses of views, on the scene's background, on the CPU."""
     pictures = [
         render_image(
-            field, views.camera, pose, data.near, data.far, samples, background, alpha_mask=alpha_mask
+            field, views.camera, torch.as_tensor(pose, dtype=torch.float32), data.near, data.far, samples,
+            background_of(data), alpha_mask=alpha_mask,
         ).rgb
         for pose in views.c2w
     ]  # fmt: skip
-    return torch.stack(pictures).to(views.images)
+    return torch.stack(pictures).cpu()
 
 
 def mean_psnr(field: Field, data: SceneData, views: Views, samples: int, alpha_mask: AlphaMask | None = None) -> float:
     """Mean over views of the PSNR of a field's pictures, in dB."""
-    errors = (render_views(field, data, views, samples, alpha_mask) - views.images).square().mean((1, 2, 3))
+    truth = torch.as_tensor(views.images, dtype=torch.float32)
+    errors = (render_views(field, data, views, samples, alpha_mask) - truth).square().mean((1, 2, 3))
     return float((-10 * errors.clamp(min=1e-10).log10()).mean())

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tensorbench.radiance_fields.rendering import render_rays
 from tensorbench.radiance_fields.slimmerf.field import slim
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
-from tensorbench.radiance_fields.training import render_views
+from tensorbench.radiance_fields.training import background_of, render_views
 
 if TYPE_CHECKING:
     from tensorbench.radiance_fields.views import SceneData, Views
@@ -50,17 +51,16 @@ def slim_curve(
     for rank in ranks:
         small = cut(field, rank)
         seen = render_views(small, data, views, samples, alpha_mask)
-        points.append(Point(rank, *picture_quality(seen, views.images), 2 * sum(p.numel() for p in small.parameters())))
+        points.append(Point(rank, *picture_quality(seen, views), 2 * sum(p.numel() for p in small.parameters())))
     return points
 
 
-def picture_quality(seen: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Mean over pictures (n, h, w, 3) of PSNR (dB) and SSIM."""
-    from pytorch_msssim import ssim
+def picture_quality(seen: Float[Tensor, "n h w 3"], views: Views) -> tuple[float, float]:
+    """Mean over pictures of PSNR (dB) and SSIM."""
+    from tensorbench.radiance_fields.metrics import image_metrics
 
-    errors = (seen - truth).square().mean((1, 2, 3)).clamp(min=1e-10)
-    similarity = ssim(seen.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2), data_range=1.0, size_average=True)
-    return float((-10 * errors.log10()).mean()), float(similarity)
+    found = image_metrics(seen, torch.as_tensor(views.images, dtype=torch.float32))
+    return found["psnr"], found["ssim"]
 
 
 def curve_area(ranks: Sequence[int], values: Sequence[float]) -> float:
@@ -95,15 +95,15 @@ def floater_mass(
 
     if views.depth is None:
         raise ValueError("floaters are measured against true depth, which these views do not have")
-    background = torch.as_tensor(data.background, dtype=torch.float32).expand(3)
-    total = 0.0
+    background, total = background_of(data).to(field.box), 0.0
     for pose, depth, alpha in zip(views.c2w, views.depth, views.alpha, strict=True):
-        origins, directions = (x.reshape(-1, 3).float() for x in camera_rays(views.camera, pose))
+        c2w = torch.as_tensor(pose, dtype=torch.float32)
+        origins, directions = (x.reshape(-1, 3).to(field.box) for x in camera_rays(views.camera, c2w))
         seen = render_rays(
             field, origins, directions, data.near, data.far, samples, background,
             alpha_mask=alpha_mask, weight_threshold=2.0,
         )  # fmt: skip
         assert seen.weights is not None and seen.samples is not None
-        surface = torch.where(alpha > 0, depth, torch.full_like(depth, torch.inf)).reshape(-1, 1)
-        total += float((seen.weights * (seen.samples.t < surface - margin)).sum(-1).mean())
+        surface = torch.as_tensor(np.where(alpha > 0, depth, np.inf), dtype=torch.float32).reshape(-1, 1)
+        total += float((seen.weights * (seen.samples.t < surface.to(field.box) - margin)).sum(-1).mean())
     return total / len(views.c2w)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tensorbench.radiance_fields.fields.base import Box
 from tensorbench.radiance_fields.tensorf.base import check_rank
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
 
@@ -34,7 +35,7 @@ class SlimVM(TensorVM):
 
     def __init__(
         self,
-        box: Float[Tensor, "2 3"],
+        box: Box,
         resolution: Sequence[int],
         rank: int = 16,
         rank_color: int | None = None,

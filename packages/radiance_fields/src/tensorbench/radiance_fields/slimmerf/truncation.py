@@ -1,9 +1,9 @@
 """Other ways to make a trained TensoRF smaller: order its components before the cut, cut at random, or use fewer bits.
 
 Baselines for SlimmeRF (Yuan & Zhao 2024, arXiv 2312.10034). Along each axis the density is ``Σ_r P_r ⊗ L_r``, a
-matrix (vertices of the plane × vertices of the line) of rank R, whose best approximation of rank r in the Frobenius norm is its
-singular value decomposition cut at r (Eckart & Young 1936). Appearance components pass through a linear map and keep
-their factors; they are sorted by the energy that they add to the features.
+matrix (vertices of the plane × vertices of the line) of rank R, whose best approximation of rank r in the Frobenius
+norm is its singular value decomposition cut at r (Eckart & Young 1936). Appearance components pass through a linear map
+and keep their factors; they are sorted by the energy that they add to the features.
 """
 
 from __future__ import annotations

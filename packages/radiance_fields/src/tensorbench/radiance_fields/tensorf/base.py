@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tensorbench.core.errors import unknown
-from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.fields.base import Box, Field
 from tensorbench.radiance_fields.tensorf.grids import Resolution, check_resolution, trilinear
 from tensorbench.radiance_fields.tensorf.shading import ColorNet, linear
 
@@ -46,7 +46,7 @@ class TensorField(Field):
 
     def __init__(
         self,
-        box: Float[Tensor, "2 3"],
+        box: Box,
         resolution: Sequence[int],
         *,
         products: int,

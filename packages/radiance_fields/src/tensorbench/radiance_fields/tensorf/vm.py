@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tensorbench.radiance_fields.fields.base import Box
 from tensorbench.radiance_fields.tensorf import losses
 from tensorbench.radiance_fields.tensorf.base import TensorField, check_rank, draw
 from tensorbench.radiance_fields.tensorf.grids import Resolution, resample_plane, sample_line, sample_plane
@@ -48,7 +49,7 @@ class TensorVM(TensorField):
 
     def __init__(
         self,
-        box: Float[Tensor, "2 3"],
+        box: Box,
         resolution: Sequence[int],
         rank_sigma: Ranks = 16,
         rank_color: Ranks = 48,
