@@ -236,8 +236,8 @@ def test_singular_components_are_the_best_cut():
     for rank in (1, 2, 3):
         cuts = [matrices(slim(order, rank)) for order in (singular, field, sort_components(field))]
         for axis, whole in enumerate(matrices(field)):
-            errors = [float((whole - cut[axis]).norm()) for cut in cuts]
-            least = float(torch.linalg.svdvals(whole)[rank:].norm())
+            errors = [(whole - cut[axis]).norm().item() for cut in cuts]
+            least = torch.linalg.svdvals(whole)[rank:].norm().item()
             assert errors[0] == pytest.approx(least, rel=1e-3, abs=1e-4)
             assert errors[0] <= min(errors[1:]) + 1e-4
 
@@ -263,7 +263,7 @@ def test_rounding_is_bounded_by_half_a_step():
     for bits in (2, 8):
         for grid, rounded in zip(field.grids(), quantise(field, bits).grids(), strict=True):
             step = (grid.max() - grid.min()) / (2**bits - 1)
-            assert float((grid - rounded).abs().max()) <= 0.5001 * float(step)
+            assert (grid - rounded).abs().max().item() <= 0.5001 * step.item()
             assert len(rounded.unique()) <= 2**bits
     assert quantised_bytes(field, 4) < quantised_bytes(field, 8) < 4 * sum(p.numel() for p in field.parameters())
     with pytest.raises(ValueError, match="bits"):
@@ -291,4 +291,5 @@ def test_a_separable_volume_needs_one_rank():
         target, AllAtOnce(2, 10**6), generator=torch.Generator().manual_seed(0), steps=400, loss="exact"
     )
     one, two = volume_psnr(field, target, [1, 2])
-    assert field.rank == 1 and one > 40 and losses[-1] < 1e-4 and two == pytest.approx(one, abs=0.5)
+    assert field.rank == 1 and one > 40 and losses[-1] < 1e-4
+    assert two < one  # the second component was never unlocked: what it holds is where it began

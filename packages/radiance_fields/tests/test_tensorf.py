@@ -168,7 +168,7 @@ def test_mask_is_where_interpolation_is_positive():
 
 
 def test_mask_keeps_all_the_density_that_counts():
-    field = make("vm", resolution=(12, 14, 10), scale=1.6, seed=2)
+    field = make("vm", resolution=(12, 14, 10), scale=0.9, seed=2)
     mask = build_alpha_mask(field, threshold=1e-3)
     assert 0 < mask.occupied_share < 1
     at = points(5000)

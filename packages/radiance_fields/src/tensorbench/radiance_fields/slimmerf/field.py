@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.radiance_fields.fields.base import Box
@@ -95,7 +95,7 @@ def check_cut(rank: object, maximum: int) -> int:
     return rank
 
 
-Indices = Sequence[Int[Tensor, "r"]]
+Indices = Sequence[Tensor]  # of components, for each of the three axes
 
 
 @torch.no_grad()

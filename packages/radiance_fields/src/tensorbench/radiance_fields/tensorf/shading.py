@@ -20,10 +20,15 @@ def linear(cin: int, cout: int, generator: torch.Generator | None, bias: bool = 
 
 
 def _frequencies(x: Tensor, count: int) -> list[Tensor]:
+    """Sines, then cosines, of x, 2x, 4x, ...; each doubled angle from the one before."""
     if count == 0:
         return []
-    scaled = (x[..., None] * 2.0 ** torch.arange(count, device=x.device)).flatten(-2)
-    return [scaled.sin(), scaled.cos()]
+    sines, cosines = [x.sin()], [x.cos()]
+    for _ in range(count - 1):
+        s, c = sines[-1], cosines[-1]
+        sines.append(2 * s * c)
+        cosines.append(1 - 2 * s * s)
+    return [*sines, *cosines]
 
 
 class ColorNet(nn.Module):
