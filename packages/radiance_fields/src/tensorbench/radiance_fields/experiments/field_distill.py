@@ -2,14 +2,10 @@
 
 A method is a teacher's architecture; each run makes four students of it, one of the teacher's own kind. Errors are
 against the teacher, at new points of the occupied space; PSNR is on test views of the scene.
-
-What clipping the log density does is measured on the way: the largest norm of the gradient of the density term over the
-first steps of a hash student, with and without the clip.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +20,7 @@ from tensorbench.core import records as rec
 from tensorbench.core.data import load
 from tensorbench.core.run import Run
 from tensorbench.radiance_fields.distill.kinds import KINDS, from_arrays, make
-from tensorbench.radiance_fields.distill.losses import LOG_SIGMA, Weights, log_sigma_clip
+from tensorbench.radiance_fields.distill.losses import log_sigma_clip
 from tensorbench.radiance_fields.distill.pair import rates
 from tensorbench.radiance_fields.distill.points import distill_points, random_points
 from tensorbench.radiance_fields.distill.stages import Stages
@@ -81,15 +77,6 @@ def run(run: Run) -> None:
             run.log(step=step, **{f"density_error_at_{student_kind}": value})
         within &= student_kind == kind or psnr - taught >= ALLOWED_DB.get(student_kind, -3.0)
     run.log(all_within=within)
-    if options["clip_steps"]:
-        student = make("hash", torch.from_numpy(data.box), run.generator).to(run.device)
-        for name, loss in (("", "norm_l2"), ("squared_", "squared")):
-            largest = [
-                largest_gradient(teacher, copy.deepcopy(student), options["clip_steps"], options["points"], clip, loss,
-                                 options["lr"]["hash"], run.generator)
-                for clip in (None, LOG_SIGMA)
-            ]  # fmt: skip
-            run.log(**{f"clip_{name}gradient_ratio": largest[0] / largest[1]})
 
 
 @torch.no_grad()
@@ -101,31 +88,6 @@ def errors(teacher: Field, student: Field, mask: AlphaMask, points: int = 8192) 
     solid = theirs.log_sigma > 0
     color = (ours.rgb - theirs.rgb)[solid].square().mean().sqrt()
     return float(density), float(color)
-
-
-def largest_gradient(
-    teacher: Field,
-    student: Field,
-    steps: int,
-    points: int,
-    clip: tuple[float, float] | None,
-    loss: str,
-    lr: float,
-    generator: torch.Generator,
-) -> float:
-    """The largest norm of the density term's gradient over the first steps of a student, at points of the whole box;
-    infinite where it diverges."""
-    norms: list[float] = []
-
-    def note(step: int, _: float) -> None:
-        gradients = [p.grad for p in student.parameters() if p.grad is not None]
-        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
-
-    done = distill_points(
-        teacher, student, steps=steps, points=points, loss=loss, clip=clip, weights=Weights(features=0.0, color=0.0),
-        groups=rates(student, lr), generator=generator, callback=note,
-    )  # fmt: skip
-    return float("inf") if done.history.diverged else max(norms)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
