@@ -99,6 +99,7 @@ def run(run: Run) -> None:
         clock.go()
         return {"valid_psnr_db": psnr, "cpu_seconds_at": used}
 
+    clock.go()
     with run.time("fit"):
         if run.method.uses == "distilled":
             stages, weights = mode(options["mode"], options["steps"], Weights())

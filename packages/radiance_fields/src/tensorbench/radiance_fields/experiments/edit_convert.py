@@ -117,7 +117,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield "edits", fig
         return
     fig, axes = plotting.figure(columns=2, rows=len(found), cols=4, height=3.9 * len(found) + 0.6, squeeze=False)
-    for line, (name, pictures) in zip(axes, found.items(), strict=True):
+    for row, (name, pictures) in enumerate(found.items()):
+        line = axes[row]
         difference = np.abs(pictures["student"] / 255 - pictures["edited"] / 255)
         psnr = -10 * np.log10(max(float((difference**2).mean()), 1e-10))
         columns = (
@@ -127,10 +128,10 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         )
         for ax, (title, picture) in zip(line, columns, strict=False):
             ax.imshow(picture, interpolation="nearest")
-            if line is axes[0]:
+            if row == 0:
                 ax.set_title(title)
         image = line[3].imshow(difference.mean(-1), interpolation="nearest", cmap="magma", vmin=0, vmax=0.3)
-        if line is axes[0]:
+        if row == 0:
             line[3].set_title("|difference|")
         line[0].set_ylabel(plotting.label(name))
         line[2].set_xlabel(f"{psnr:.1f} dB", fontsize=8)
