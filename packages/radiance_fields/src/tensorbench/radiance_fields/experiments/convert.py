@@ -32,7 +32,7 @@ from tensorbench.radiance_fields.training import train
 
 METHODS = {"distilled": None, "scratch": None}
 CURVE_VIEWS = 2  # of the validation views, for the histories
-POINTS = 8  # of a history
+POINTS = 4  # of a history
 
 
 class Clock:
