@@ -67,8 +67,11 @@ class Composed(Field):
         super().__init__(fields[0].box if box is None else box)
         self.fields = torch.nn.ModuleList(fields)
 
+    def _each(self) -> list[Field]:
+        return list(self.fields)  # type: ignore[arg-type]
+
     def _densities(self, points: Tensor) -> Tensor:
-        parts = [torch.where(_within(points, f.box), f.density(points), 0.0) for f in self.fields]
+        parts = [torch.where(_within(points, f.box), f.density(points), 0.0) for f in self._each()]
         return torch.stack(parts)
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m"]:
@@ -78,7 +81,7 @@ class Composed(Field):
         shares = self._densities(points)
         shares = (shares + 1e-12) / (shares + 1e-12).sum(0)
         return sum(  # type: ignore[return-value]
-            share[:, None] * f.color(points, directions) for share, f in zip(shares, self.fields, strict=True)
+            share[:, None] * f.color(points, directions) for share, f in zip(shares, self._each(), strict=True)
         )
 
 

@@ -3,7 +3,7 @@ fields as plain arrays, to be kept and restored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,12 @@ DESK: dict[str, dict[str, Any]] = {
     "voxel": {"resolution": 48},
 }
 PAPER: dict[str, dict[str, Any]] = {"vm": {"resolution": (300, 300, 300)}, "hash": {}, "mlp": {}, "voxel": {}}
-KINDS: dict[str, type[StagedField]] = {"vm": VMField, "hash": HashField, "mlp": MLPField, "voxel": PlenoxelField}
+KINDS: dict[str, Callable[..., StagedField]] = {
+    "vm": VMField,
+    "hash": HashField,
+    "mlp": MLPField,
+    "voxel": PlenoxelField,
+}
 
 
 def make(

@@ -83,7 +83,8 @@ def mean_psnr(shown: torch.Tensor, views: Any) -> float:
 def run(run: Run) -> None:
     """One student of one teacher."""
     data = load("analytic_scene", seed=0, **scenery(run))
-    teacher, mask = teacher_of(run, data)
+    teacher, occupied = teacher_of(run, data)
+    mask: AlphaMask | None = occupied
     options = dict(run.method.params)
     samples = options["samples"]
     generator = run.generator
@@ -93,9 +94,9 @@ def run(run: Run) -> None:
     every = max(1, options["steps"] // POINTS)
     clock = Clock()
 
-    def look(field: Field, occupied: AlphaMask | None) -> Mapping[str, float]:
+    def look(field: Field, where: AlphaMask | None) -> Mapping[str, float]:
         used = clock.stop()
-        psnr = mean_psnr(pictures(field, data, data.valid, CURVE_VIEWS, samples, occupied), data.valid)
+        psnr = mean_psnr(pictures(field, data, data.valid, CURVE_VIEWS, samples, where), data.valid)
         clock.go()
         return {"valid_psnr_db": psnr, "cpu_seconds_at": used}
 
@@ -105,17 +106,17 @@ def run(run: Run) -> None:
             stages, weights = mode(options["mode"], options["steps"], Weights())
             distill(
                 teacher, student, View.of(data), steps=options["steps"], rays=options["rays"], samples=samples,
-                stages=stages, weights=weights, occupied=mask, inherited=options["mode"] != "rgb_only",
+                stages=stages, weights=weights, occupied=occupied, inherited=options["mode"] != "rgb_only",
                 groups=rates(student, options["lr"], options["lr_net"]), generator=generator,
                 source=RandomRays(data.train.camera, hard=options.get("hard", 0.0), generator=generator),
-                evaluate=lambda field: look(field, mask), evaluate_every=every,
+                evaluate=lambda _: look(student, mask), evaluate_every=every,
                 log=run.log, log_every=every,
             )  # fmt: skip
         else:
             mask = _scratch(run, student, data, look, options, every)
     run.log(fit_train_cpu_seconds=clock.used)
     shown = pictures(student, data, data.test, len(data.test.images), samples, mask)
-    taught = pictures(teacher, data, data.test, len(data.test.images), samples, mask)
+    taught = pictures(teacher, data, data.test, len(data.test.images), samples, occupied)
     psnr, teacher_psnr = mean_psnr(shown, data.test), mean_psnr(taught, data.test)
     ssim = np.mean([metrics.ssim(a, torch.from_numpy(b)) for a, b in zip(shown, data.test.images, strict=True)])
     run.log(psnr_db=psnr, ssim=float(ssim), teacher_psnr_db=teacher_psnr, gap_db=psnr - teacher_psnr,
@@ -221,7 +222,8 @@ SHOWN = ("hash", "voxel", "mlp", "mlp_rgb", "mlp_scratch")
 
 def _views(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "views.npz")
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples() if row.method in SHOWN}
+    pairs = zip(files["method"], files["path"], strict=True)
+    found = {method: dict(np.load(path)) for method, path in pairs if method in SHOWN}
     if not found:
         fig, ax = plotting.figure()
         plotting.empty(ax)

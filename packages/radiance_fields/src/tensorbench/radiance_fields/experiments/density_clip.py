@@ -47,7 +47,8 @@ def run(run: Run) -> None:
     finished = all(len(values) == options["steps"] for values in norms.values())
     largest = {name: max(values) for name, values in norms.items()}
     ratio = largest["unclipped"] / largest["clipped"] if finished else float("inf")
-    where, directions = random_points(20_000, *student.box, None, run.generator)
+    low, high = student.box
+    where, directions = random_points(20_000, low, high, None, run.generator)
     with torch.no_grad():
         log_sigma = query(teacher, where, directions).log_sigma
     run.log(gradient_ratio=ratio, teacher_lowest=float(log_sigma.min()), teacher_highest=float(log_sigma.max()),

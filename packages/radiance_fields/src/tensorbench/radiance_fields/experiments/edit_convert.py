@@ -7,7 +7,6 @@ field, to which the VM field is converted first (:mod:`tensorbench.radiance_fiel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,10 +60,10 @@ def run(run: Run) -> None:
 
     pairs = [(show(student, occupied, pose), show(edited, occupied, pose)) for pose in poses]
     run.log(psnr_to_edit_db=float(np.mean([metrics.psnr(*pair) for pair in pairs])))
-    kept = {"before": show(teacher, mask, poses[0]), "edited": pairs[0][1], "student": pairs[0][0]}
-    np.savez_compressed(
-        run.artifact("edit.npz"), **{name: (x * 255).round().byte().numpy() for name, x in kept.items()}
+    before, student_view, edited_view = (
+        (x * 255).round().byte().numpy() for x in (show(teacher, mask, poses[0]), *pairs[0])
     )
+    np.savez_compressed(run.artifact("edit.npz"), before=before, edited=edited_view, student=student_view)
     if options["frames"]:
         _orbit(run, student, view, samples, occupied, options["frames"])
 
@@ -110,7 +109,7 @@ def _orbit(run: Run, field: Field, view: View, samples: int, mask: AlphaMask, fr
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Before, edited, student, difference: a row for each edit."""
     files = rec.artifacts(records, "edit.npz")
-    found: dict[str, Any] = {row.method: dict(np.load(row.path)) for row in files.itertuples()}
+    found = {method: dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
     if not found:
         fig, ax = plotting.figure()
         plotting.empty(ax)

@@ -82,7 +82,8 @@ def run(run: Run) -> None:
 @torch.no_grad()
 def errors(teacher: Field, student: Field, mask: AlphaMask, points: int = 8192) -> tuple[float, float]:
     """Root mean squares of the differences in clipped log density, and in colour where the teacher is not empty."""
-    where, directions = random_points(points, *student.box, mask, torch.Generator().manual_seed(99))
+    low, high = student.box
+    where, directions = random_points(points, low, high, mask, torch.Generator().manual_seed(99))
     ours, theirs = query(student, where, directions), query(teacher, where, directions)
     density = (log_sigma_clip(ours.log_sigma) - log_sigma_clip(theirs.log_sigma)).square().mean().sqrt()
     solid = theirs.log_sigma > 0
