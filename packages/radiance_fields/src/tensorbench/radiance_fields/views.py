@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ class Views:
 
     def select(self, rows: np.ndarray | list[int] | slice) -> Views:
         """Some of the views."""
-        parts = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
         return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
 
     def rays(

@@ -205,7 +205,7 @@ ZOOM = 0.4  # share of a picture's side that is shown enlarged
 def views(records: pd.DataFrame) -> Figure:
     """A test view by every method: the picture with its PSNR, the middle enlarged, and the error."""
     files = rec.artifacts(records, "view.npz")
-    found = {(row.dataset, row.method): dict(np.load(row.path)) for row in files.itertuples()}
+    found = {(str(row.dataset), str(row.method)): dict(np.load(str(row.path))) for row in files.itertuples()}
     if not found:
         fig, ax = plotting.figure()
         plotting.empty(ax)

@@ -79,7 +79,7 @@ def lookups(run: Run, size: int, points: int, repeats: int) -> None:
 
         return call
 
-    difference = float((ours() - theirs()).abs().max())
+    difference = float((ours() - theirs()).detach().abs().max())
     times = compare({"ours": step(ours), "grid_sample": step(theirs)}, repeats=repeats)
     with torch.no_grad():
         forward = compare({"ours": ours, "grid_sample": theirs}, repeats=repeats)
@@ -115,7 +115,7 @@ def compositing(run: Run, rays: int, samples: int, repeats: int) -> None:
 
         return call
 
-    run.log(compositing_difference=float((ours() - theirs()).abs().max()))
+    run.log(compositing_difference=float((ours() - theirs()).detach().abs().max()))
     times = compare({"ours": step(ours), "nerfacc": step(theirs)}, repeats=repeats)
     run.log(
         compositing_over_nerfacc=times.ratio("ours", "nerfacc").value,

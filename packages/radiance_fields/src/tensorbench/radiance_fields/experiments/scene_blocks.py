@@ -56,7 +56,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def pictures(records: pd.DataFrame) -> Figure:
     """A row a scene: three views, opacity, distance, normals of the first."""
     files = rec.artifacts(records, "views.npz")
-    found = {row.dataset: dict(np.load(row.path)) for row in files.itertuples()}
+    found = {str(row.dataset): dict(np.load(str(row.path))) for row in files.itertuples()}
     if not found:
         fig, ax = plotting.figure()
         plotting.empty(ax)
