@@ -66,7 +66,7 @@ def pictures(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(
         columns=2, rows=len(found), cols=len(titles), height=len(found) * (size + 0.1) + 0.4, squeeze=False
     )
-    for row, (name, entry) in zip(axes, found.items(), strict=True):
+    for number, (row, (name, entry)) in enumerate(zip(axes, found.items(), strict=True)):
         images = entry["images"]
         shown: list[Any] = [images[k % len(images)] for k in range(3)]
         shown += [entry["alpha"][0], np.where(np.isfinite(entry["depth"][0]), entry["depth"][0], np.nan)]
@@ -82,7 +82,7 @@ def pictures(records: pd.DataFrame) -> Figure:
             ax.grid(False)
             for spine in ax.spines.values():
                 spine.set_visible(False)
-            if row is axes[0]:
+            if number == 0:
                 ax.set_title(title)
         row[0].set_ylabel(plotting.label(name))
     return fig
