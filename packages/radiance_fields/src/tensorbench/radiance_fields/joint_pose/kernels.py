@@ -141,11 +141,6 @@ def blur_line(line: Float[Tensor, "*batch n one"], kernel: Kernel) -> Float[Tens
     return blur_along(line, kernel.values(line), -2)
 
 
-def blur_factor(factor: Float[Tensor, "*batch a b"], kernel: Kernel) -> Float[Tensor, "*batch a b"]:
-    """A plane or a line (last axis of length 1)."""
-    return blur_line(factor, kernel) if factor.shape[-1] == 1 else blur_plane(factor, kernel)
-
-
 def blur_vm(
     planes: Sequence[Float[Tensor, "..."]], lines: Sequence[Float[Tensor, "..."]], kernel: Kernel
 ) -> tuple[list[Tensor], list[Tensor]]:

@@ -81,7 +81,7 @@ FIXED = RandomScale((1.0,), (1.0,))
 
 @dataclass(frozen=True)
 class BarfSchedule:
-    """Which frequencies of a positional encoding are on: none until ``start``, all from ``end`` (shares of the steps)."""
+    """Which frequencies of an encoding are on: none until ``start``, all from ``end`` (shares of the steps)."""
 
     start: float = 0.0
     end: float = 0.4
