@@ -6,6 +6,7 @@ side), ``kind`` (of the kernel) and ``progress`` (share of the steps) what it un
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -70,7 +71,7 @@ class BarfImage(nn.Module):
         self.levels, self.schedule = levels, schedule
         inputs = 2 + 4 * levels
         sizes = [inputs, *[width] * depth, 3]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         with torch.no_grad():
             for k, layer in enumerate(self.layers):
                 bound = 1 / math.sqrt(layer.in_features)

@@ -118,6 +118,7 @@ class Alignment:
     error: float
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     path: list[Tensor] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)  # the whole picture as learnt at these steps, where kept
 
 
 ImageModel = Callable[..., Tensor]  # model(points (n, 2), width=share of a side, kind=kernel, progress=share of steps)
@@ -136,7 +137,7 @@ class _Joint(nn.Module):
 def align(
     task: PlanarTask, image: nn.Module, *, steps: int, generator: torch.Generator, recipe: Recipe | None = None,
     lr: float = 1e-2, lr_warp: float = 5e-3, decay: float = 0.1, pixels: int | None = None, tv: float = 1e-2,
-    every: int = 50, refresh: int = 50,
+    every: int = 50, refresh: int = 50, keep_pictures: bool = False,
 ) -> Alignment:  # fmt: skip
     """Learn the picture and the homographies of all patches but the first by Adam on squared errors of pixels.
 
@@ -145,6 +146,7 @@ def align(
         pixels: how many pixels a step draws, all of them if None.
         decay: both learning rates fall exponentially to this share.
         every, refresh: steps between two points of the curve, and between two smoothings of the targets.
+        keep_pictures: keep the whole picture at every point of the curve (the last one is always kept).
 
     Raises:
         RuntimeError: the loss diverged.
@@ -197,6 +199,9 @@ def align(
             psnr = -10 * float(torch.log10((out.clamp(0, 1) - flat_patches).square().mean().clamp_min(1e-20)))
             result.curve.append((step, sl3_error(warps, task.warps), psnr))
             result.path.append(warps.clone())
+            if keep_pictures or step == steps:
+                whole = model.image(pixel_grid(h, w).to(grid), width=0.0, kind=recipe.kernel, progress=1.0)
+                result.pictures.append(whole.view(h, w, 3))
 
     look(0)
     optimizer = torch.optim.Adam([{"params": list(image.parameters()), "lr": lr},

@@ -1,0 +1,56 @@
+"""Random periodic signals, and a picture seen through patches under homographies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorbench.core.data import dataset
+from tensorbench.core.errors import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from tensorbench.radiance_fields.joint_pose.planar import PlanarTask
+
+PICTURES = ("chelsea", "coffee", "astronaut")
+
+
+@dataset(title="Random periodic signals", source="generated here", licence="Apache-2.0", generated=True)
+def random_signals(
+    *, seed: int, count: int = 20, points: int = 256, frequencies: int = 40, decay: float = 0.5
+) -> torch.Tensor:
+    """Sums of cosines k = 1 to ``frequencies`` of random phase and normal amplitudes times k^−decay, of variance 1."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    k = torch.arange(1, frequencies + 1, dtype=torch.float64)
+    amplitude = torch.randn(count, frequencies, generator=generator, dtype=torch.float64) * k**-decay
+    phase = 2 * torch.pi * torch.rand(count, frequencies, generator=generator, dtype=torch.float64)
+    x = torch.arange(points, dtype=torch.float64) / points
+    signals = torch.einsum("sk,skx->sx", amplitude, torch.cos(2 * torch.pi * k[:, None] * x + phase[..., None]))
+    return (signals / signals.std(-1, keepdim=True)).float()
+
+
+@dataset(title="A picture through patches", source="scikit-image's pictures, cropped, reduced and warped here",
+         licence="public domain or CC0 (scikit-image)", library="scikit-image")  # fmt: skip
+def planar_patches(
+    *, seed: int, picture: str = "chelsea", h: int = 120, w: int = 160, patch: int = 60, noise: float = 0.1,
+    shift: float = 0.2,
+) -> PlanarTask:  # fmt: skip
+    """Five square patches of the middle of a picture (cropped to h : w, then reduced), the first of them unmoved; the
+    others shifted towards the corners and under random homographies drawn with the seed."""
+    import torch
+    from skimage import data
+    from skimage.transform import resize
+
+    from tensorbench.radiance_fields.joint_pose.planar import make_task
+
+    if picture not in PICTURES:
+        raise ValueError(unknown("picture", picture, PICTURES))
+    raw = getattr(data, picture)()
+    rows, columns = raw.shape[:2]
+    high, wide = min(rows, columns * h // w), min(columns, rows * w // h)
+    top, left = (rows - high) // 2, (columns - wide) // 2
+    image = resize(raw[top : top + high, left : left + wide], (h, w), anti_aliasing=True)
+    generator = torch.Generator().manual_seed(seed)
+    return make_task(torch.from_numpy(image).float(), patch, generator, noise=noise, shift=shift)
