@@ -19,7 +19,7 @@ from torch import nn
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
-from tensorbench.radiance_fields.joint_pose.images import BarfImage, CPImage, HashImage
+from tensorbench.radiance_fields.joint_pose.images import BarfImage, CPImage
 from tensorbench.radiance_fields.joint_pose.planar import Alignment, PlanarTask, Recipe, align, corners, pixel_grid
 from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, BarfSchedule, RandomScale
 from tensorbench.radiance_fields.joint_pose.targets import EdgeMask
@@ -37,6 +37,8 @@ def barf(generator: torch.Generator, *, width: int, depth: int, levels: int, sta
 
 
 def hash_grid(generator: torch.Generator, **options: Any) -> nn.Module:
+    from tensorbench.radiance_fields.joint_pose.hash_image import HashImage
+
     return HashImage(generator, **options)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to be learnt: low-rank under a blur, a network with BARF's masked frequencies, and a hash grid.
+"""Pictures to be learnt: low-rank under a blur, and a network with BARF's masked frequencies.
 
 All take points (n, 2) in [−1, 1]² and answer colours (n, 3); each uses of ``width`` (the blur, shares of the grid's
 side), ``kind`` (of the kernel) and ``progress`` (share of the steps) what it understands.
