@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorbench.core.data import dataset
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from tensorbench.radiance_fields.joint_pose.planar import PlanarTask
+    from tensorbench.radiance_fields.views import SceneData
 
 PICTURES = ("chelsea", "coffee", "astronaut")
 
@@ -54,3 +56,40 @@ def planar_patches(
     image = resize(raw[top : top + high, left : left + wide], (h, w), anti_aliasing=True)
     generator = torch.Generator().manual_seed(seed)
     return make_task(torch.from_numpy(image).float(), patch, generator, noise=noise, shift=shift)
+
+
+@dataset(title="A scene whose cameras are noisy", source="generated here: analytic scenes by sphere tracing",
+         licence="Apache-2.0", generated=True)  # fmt: skip
+def noisy_views(
+    *, seed: int, scene: str = "spheres", size: int = 48, train: int = 30, test: int = 4, noise: float = 0.15
+) -> SceneData:
+    """The scene with its true cameras; ``noise`` (deviation of the six numbers of a twist, rad and scene units) is for
+    the experiment to add, so that every method and seed can draw it anew."""
+    from tensorbench.radiance_fields.datasets.scenes import analytic_scene
+
+    if noise < 0:
+        raise ValueError(f"noise {noise} must be at least 0")
+    return analytic_scene(seed=seed, scene=scene, size=size, train=train, valid=1, test=test)
+
+
+@dataclass(frozen=True)
+class RigWork:
+    """Cameras on a sphere around a box, and the directions of a camera's pixels in its own axes."""
+
+    box: torch.Tensor
+    c2w: torch.Tensor
+    local: torch.Tensor
+
+
+@dataset(title="Cameras around an empty box", source="generated here", licence="Apache-2.0", generated=True)
+def camera_rig(*, seed: int, views: int = 30, size: int = 48) -> RigWork:
+    """Random cameras on the sphere that look at the middle of [−1.5, 1.5]³: input for what is only timed."""
+    import torch
+
+    from tensorbench.radiance_fields.cameras import Camera, sphere_poses
+    from tensorbench.radiance_fields.joint_pose.trainer import pixel_directions
+
+    generator = torch.Generator().manual_seed(seed)
+    c2w = sphere_poses(views, generator=generator)
+    camera = Camera(size, size, size / 0.72)
+    return RigWork(torch.tensor([[-1.5] * 3, [1.5] * 3]), torch.as_tensor(c2w).float(), pixel_directions(camera))
