@@ -23,7 +23,7 @@ from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.joint_pose.fields import BarfField, BlurredVM, JointHash
 from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, BarfSchedule, RandomScale
 from tensorbench.radiance_fields.joint_pose.targets import EdgeMask
-from tensorbench.radiance_fields.joint_pose.trainer import JointPlan, novel_views, train_joint
+from tensorbench.radiance_fields.joint_pose.trainer import JointPlan, novel_views, tensor_of, train_joint
 from tensorbench.radiance_fields.metrics import psnr, ssim
 from tensorbench.radiance_fields.poses import perturbed, pose_errors
 from tensorbench.radiance_fields.tensorf.schedule import log_spaced
@@ -74,10 +74,10 @@ def run(run: Run) -> None:
     evaluation = {key: options.pop(key) for key in ("test_steps", "test_samples")}
     plan = plan_of(options)
     generator = run.generator
-    true = data.train.c2w
+    true = tensor_of(data.train.c2w)
     known = plan.lr_pose == 0
     initial = true.clone() if known else perturbed(true, noise, generator)
-    field = METHODS[run.method.uses](data.box, generator, **options).to(run.device)
+    field = METHODS[run.method.uses](tensor_of(data.box), generator, **options).to(run.device)
     with run.time("fit"):
         found = train_joint(field, data, initial, plan, generator)
     errors = pose_errors(found.c2w.cpu(), true)
@@ -87,7 +87,7 @@ def run(run: Run) -> None:
     with run.time("evaluate"):
         shown = novel_views(field, data, found, generator, samples=evaluation["test_samples"],
                             refine_samples=plan.samples, steps=0 if known else evaluation["test_steps"])  # fmt: skip
-    truth = data.test.images
+    truth = tensor_of(data.test.images)
     pictures = shown.pictures.cpu()
     run.log(
         rotation=errors.rotation.mean(), translation=errors.translation.mean(),

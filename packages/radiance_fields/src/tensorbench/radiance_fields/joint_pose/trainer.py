@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -72,6 +73,13 @@ class JointResult:
     mask: nn.Module | None = None
 
 
+def tensor_of(values: Any, device: torch.device | str = "cpu") -> Tensor:
+    """An array of a data set as a tensor of its own in single precision."""
+    if isinstance(values, Tensor):
+        return values.to(device=device, dtype=torch.float32)
+    return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+
 def pixel_directions(camera: Camera) -> Float[Tensor, "p 3"]:
     """Unit directions of all pixels, row by row, in the camera's own axes."""
     _, directions = camera_rays(camera, torch.eye(4))
@@ -103,8 +111,8 @@ def train_joint(
     if len(initial) != len(views.images):
         raise ValueError(f"{len(initial)} poses for {len(views.images)} images; each image needs its camera")
     device = field.box.device
-    images, initial = views.images.to(device), initial.to(device)
-    true = (views.c2w if true is None else true).to(device)
+    images, initial = tensor_of(views.images, device), initial.to(device)
+    true = tensor_of(views.c2w if true is None else true, device)
     count, h, w, _ = images.shape
     local = pixel_directions(views.camera).to(device)
     background = torch.as_tensor(data.background, dtype=torch.float32, device=device).expand(3)
@@ -197,7 +205,7 @@ def refine_views(
     if len(start) != len(views.images):
         raise ValueError(f"{len(start)} poses for {len(views.images)} images; each image needs its camera")
     device = field.box.device
-    images, start = views.images.to(device), start.to(device)
+    images, start = tensor_of(views.images, device), start.to(device)
     count, h, w, _ = images.shape
     local = pixel_directions(views.camera).to(device)
     twist = torch.zeros(count, 6, device=device, requires_grad=True)
@@ -239,8 +247,8 @@ def novel_views(
     """Move the test cameras into the frame of the learnt ones, refine them photometrically, and render."""
     device = field.box.device
     background = torch.as_tensor(data.background, dtype=torch.float32, device=device).expand(3)
-    alignment = pose_errors(result.c2w, data.train.c2w.to(result.c2w)).alignment
-    start = alignment.inverse().cameras(data.test.c2w.to(result.c2w))
+    alignment = pose_errors(result.c2w, tensor_of(data.train.c2w, device)).alignment
+    start = alignment.inverse().cameras(tensor_of(data.test.c2w, device))
     refined = refine_views(
         field, data.test, start, data.near, data.far, background, steps=steps, rays=rays, samples=refine_samples,
         generator=generator, mask=result.mask,
