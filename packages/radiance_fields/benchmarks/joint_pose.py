@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python packages/radiance_fields/benchmarks/joint_pose.py
 
-Peers: ``roma`` for exponentials of rotations, scikit-image for similarities, SciPy's filter for smoothed images. Blurred
+Peers: ``roma`` for exponentials of rotations, scikit-image for similarities, SciPy for smoothed images. Blurred
 against unblurred fields is an experiment (``radiance_fields/blur_speed``).
 """
 
