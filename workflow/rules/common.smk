@@ -72,6 +72,11 @@ def job_threads(wildcards):
     return experiment.threads
 
 
+def job_priority(wildcards):
+    # Runs that need the machine for themselves come first: what follows them (tables, figures) then fills cores beside others.
+    return 1 if experiment_of(wildcards).exclusive else 0
+
+
 def slurm_extra(wildcards):
     # On a cluster the scheduler keeps the node free for it instead.
     return "--exclusive" if experiment_of(wildcards).exclusive else ""

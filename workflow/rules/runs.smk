@@ -30,6 +30,7 @@ rule run:
     params:
         config=job_hash,
     threads: job_threads
+    priority: job_priority
     resources:
         gpu=job_gpus,
         mem_mb=job_memory,

@@ -111,7 +111,7 @@ def noise(run: Run, fit: Callable) -> None:
 
 def frontier(run: Run, fit: Callable) -> None:
     """Five tensors per rank and seed."""
-    ranks = {"smoke": (20, 38), "full": range(20, 51, 2)}.get(run.scale, (20, 30, 38, 42, 44, 45, 46))
+    ranks = {"smoke": (20, 38), "full": range(20, 51, 2)}.get(run.scale, (20, 30, 38, 42, 45, 46))
     for rank in run.progress(ranks, desc="ranks"):
         hits = []
         for attempt in range(5 if run.scale != "smoke" else 1):

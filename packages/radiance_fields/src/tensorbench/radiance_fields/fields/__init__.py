@@ -1,0 +1,1 @@
+"""Fields: a density and a colour at every point of a box, whatever stands behind them."""

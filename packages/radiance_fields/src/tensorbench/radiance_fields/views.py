@@ -1,0 +1,86 @@
+"""Posed images and what a scene gives to train and test on; arrays, so that they can be cached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tensorbench.radiance_fields.cameras import Camera, camera_rays, check_poses
+
+
+@dataclass(frozen=True)
+class Views:
+    """Images in [0, 1] composited on the background, opacity, camera-to-world poses; distances along the rays.
+
+    ``depth`` is the distance from the camera to the first surface in scene units, infinite where there is none;
+    ``normals`` are unit vectors in world coordinates, 0 where there is none.
+    """
+
+    images: Float[np.ndarray, "n height width 3"]
+    alpha: Float[np.ndarray, "n height width"]
+    c2w: Float[np.ndarray, "n 4 4"]
+    camera: Camera
+    depth: Float[np.ndarray, "n height width"] | None = None
+    normals: Float[np.ndarray, "n height width 3"] | None = None
+
+    def __post_init__(self) -> None:
+        n, height, width = self.images.shape[:3]
+        if not n:
+            raise ValueError("no views")
+        if (height, width) != (self.camera.height, self.camera.width) or self.images.shape[3:] != (3,):
+            raise ValueError(
+                f"images of {height} × {width} × {self.images.shape[3:]} do not fit a camera of "
+                f"{self.camera.height} × {self.camera.width} pixels and three channels"
+            )
+        if self.alpha.shape != (n, height, width) or self.c2w.shape != (n, 4, 4):
+            raise ValueError(f"{n} images, but opacity {self.alpha.shape} and poses {self.c2w.shape}")
+        if not np.isfinite(self.images).all():
+            raise ValueError("an image holds NaN or infinity")
+        check_poses(torch.from_numpy(self.c2w))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, rows: np.ndarray | list[int] | slice) -> Views:
+        """Some of the views."""
+        parts = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
+        return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
+
+    def rays(
+        self, device: torch.device | str = "cpu", *, half_pixel: bool = True
+    ) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]]:
+        """Origins, unit directions and colours of every pixel of every view, view by view and row by row."""
+        poses = torch.as_tensor(self.c2w, dtype=torch.float32, device=device)
+        origins, directions = camera_rays(self.camera, poses, half_pixel=half_pixel)
+        colours = torch.as_tensor(self.images, dtype=torch.float32, device=device)
+        return origins.reshape(-1, 3), directions.reshape(-1, 3), colours.reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Views to train, validate and test on, the box (lowest, highest corner) that holds the scene, and the ray's range.
+
+    ``background`` is the grey value that ``images`` are composited on (1 is white).
+    """
+
+    train: Views
+    valid: Views
+    test: Views
+    box: Float[np.ndarray, "2 3"]
+    near: float
+    far: float
+    background: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.box.shape != (2, 3) or not (self.box[0] < self.box[1]).all():
+            raise ValueError(f"the box needs a lowest and a highest corner, got {self.box.tolist()}")
+        if not 0 <= self.near < self.far:
+            raise ValueError(f"near {self.near} and far {self.far} must be 0 <= near < far")
+
+    def with_train(self, rows: np.ndarray | list[int] | slice) -> SceneData:
+        """The same scene with some of the training views."""
+        return replace(self, train=self.train.select(rows))
