@@ -39,7 +39,7 @@ def test_no_width_is_the_identity():
 
 
 @pytest.mark.parametrize("kind", sorted(kernels.KINDS))
-@pytest.mark.parametrize("width, taps", [(0.7, 5), (1.6, 11), (4.0, 25)])
+@pytest.mark.parametrize("width, taps", [(0.7, 5), (1.6, 11), (2.0, 13)])
 def test_blurred_factors_are_the_blurred_grid(kind, width, taps):
     """VM on a grid that is no cube: every axis has its own length."""
     nx, ny, nz, rank = 20, 28, 36, 3
@@ -235,6 +235,9 @@ def test_smooth_signals_find_their_shifts():
 # --- the planar task -------------------------------------------------------------------------------------------------
 
 
+WIDTHS = (0.06, 0.03, 0.015, 0.0, 0.0, 0.0, 0.0)
+
+
 def picture(h=48, w=64):
     y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
     waves = [torch.sin(7 * x + 3 * y), torch.cos(5 * x * y + 2), torch.sin(9 * y - 4 * x)]
@@ -288,8 +291,12 @@ def test_barf_ignores_frequencies_that_are_off():
 
 
 def test_small_warps_of_a_smooth_picture_are_found_and_the_first_stays():
-    task = planar.make_task(picture(), 24, generator(), noise=0.02, shift=0.08)
-    recipe = planar.Recipe(schedules.C2F((0.06, 0.0), (0.02, 0.0)), schedules.RandomScale(), targets.EdgeMask())
+    textured = (
+        picture() / 2
+        + torch.rand(12, 16, 3, generator=generator(8)).repeat_interleave(4, 0).repeat_interleave(4, 1) / 2
+    )
+    task = planar.make_task(textured, 24, generator(), noise=0.02, shift=0.08)
+    recipe = planar.Recipe(schedules.C2F(WIDTHS, WIDTHS), schedules.RandomScale(), targets.EdgeMask())
     model = CPImage(40, 12, generator(1))
     found = planar.align(task, model, steps=400, generator=generator(2), recipe=recipe, pixels=1024, every=100)
     assert found.error < 0.4 * found.curve[0][1] and found.psnr > 25 and found.warps[0].abs().sum() == 0

@@ -85,9 +85,7 @@ def camera_rays(
         )
         pixels = torch.stack([rows, columns], dim=-1).reshape(-1, 2)
     elif pixels.numel() and (
-        int(pixels.min()) < 0
-        or int(pixels[..., 0].max()) >= camera.height
-        or int(pixels[..., 1].max()) >= camera.width
+        int(pixels.min()) < 0 or int(pixels[..., 0].max()) >= camera.height or int(pixels[..., 1].max()) >= camera.width
     ):
         raise ValueError(f"pixels (row, column) outside an image of {camera.height} rows, {camera.width} columns")
     at = pixels.to(c2w.dtype) + (0.5 if half_pixel else 0.0)
@@ -150,7 +148,9 @@ def look_at(
     upwards = torch.tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
     right = torch.linalg.cross(upwards, back)
     if float(back.norm(dim=-1).min()) < 1e-9 or float(right.norm(dim=-1).min()) < 1e-9:
-        raise ValueError("a camera at its target or looking along `up` has no orientation; move it or choose another up")
+        raise ValueError(
+            "a camera at its target or looking along `up` has no orientation; move it or choose another up"
+        )
     back = back / back.norm(dim=-1, keepdim=True)
     right = right / right.norm(dim=-1, keepdim=True)
     pose = torch.zeros(*eye.shape[:-1], 4, 4, dtype=eye.dtype, device=eye.device)
@@ -183,6 +183,7 @@ def orbit(n: int, radius: float = BLENDER_RADIUS, elevation: float = 30.0) -> Fl
     angle = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
     height = math.radians(elevation)
     eye = radius * torch.stack(
-        [math.cos(height) * angle.cos(), math.cos(height) * angle.sin(), torch.full_like(angle, math.sin(height))], dim=-1
+        [math.cos(height) * angle.cos(), math.cos(height) * angle.sin(), torch.full_like(angle, math.sin(height))],
+        dim=-1,
     )
     return look_at(eye.float())
