@@ -45,7 +45,7 @@ def rank_from_ratio(
     numbers, proportional to the mean of the neighbouring sizes.
 
     Raises:
-        ValueError: an unknown format, or a ratio outside (0, 1].
+        ValueError: an unknown format, a ratio outside (0, 1], or Tucker modes that are all fixed.
     """
     if factorization not in FORMATS:
         raise ValueError(unknown("factorization", factorization, FORMATS))
@@ -57,6 +57,8 @@ def rank_from_ratio(
     if factorization == "tt":
         return _tt_rank(shape, size * ratio)
     free = [s for k, s in enumerate(shape) if k not in fixed_modes]
+    if not free:
+        raise ValueError(f"every mode of {tuple(shape)} is fixed; leave one whose rank a ratio can set")
     slope = sum(s * s for s in free) + sum(shape[k] ** 2 for k in fixed_modes)
 
     def excess(share: float) -> float:

@@ -133,6 +133,8 @@ def _check_fields(prediction: Tensor, target: Tensor) -> None:
             "fields (batch, channels, *grid) of one shape are needed, "
             f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
+    if not len(prediction):
+        raise ValueError("no fields: the batch is empty")
 
 
 def _root(squares: Tensor) -> Tensor:
@@ -142,7 +144,10 @@ def _root(squares: Tensor) -> Tensor:
 
 
 def _positive(norm: Tensor) -> Tensor:
-    return norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    """Norms of targets, which a relative error divides by."""
+    if not bool((norm.detach() != 0).all()):
+        raise ValueError("a target field is 0 everywhere: its relative error is undefined; use relative=False")
+    return norm
 
 
 def _reduce(values: Float[Tensor, " batch"], reduction: str) -> Tensor:

@@ -36,6 +36,8 @@ class UnitGaussianNormalizer(nn.Module):
         """
         if per not in PER:
             raise ValueError(unknown("per", per, PER))
+        if not len(x):
+            raise ValueError("no fields: statistics need at least one sample")
         if not torch.isfinite(x).all():
             raise ValueError("the fields hold NaN or infinity; leave those samples out before the statistics are taken")
         if per == "point" and x.shape[0] < 2:

@@ -155,7 +155,7 @@ def translate(
 
 def centre_of_mass(u: Float[Tensor, "height width"]) -> tuple[float, float]:
     """(x, y) in pixels, weighted by u."""
-    rows, columns = (torch.arange(n, dtype=u.dtype) for n in u.shape)
+    rows, columns = (torch.arange(n, dtype=u.dtype, device=u.device) for n in u.shape)
     total = u.sum()
     return float((u.sum(0) * columns).sum() / total), float((u.sum(1) * rows).sum() / total)
 
@@ -165,7 +165,7 @@ def centre_of_mass(u: Float[Tensor, "height width"]) -> tuple[float, float]:
 
 def moments(filters: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 6"]:
     """Coefficients of 1, ∂x, ∂y, ∂xx, ∂xy, ∂yy in the Taylor expansion of each filter (spacing 1)."""
-    at = torch.arange(-1, 2, dtype=filters.dtype)
+    at = torch.arange(-1, 2, dtype=filters.dtype, device=filters.device)
     ones = torch.ones_like(at)
     basis = [(ones, ones), (ones, at), (at, ones), (ones, at**2 / 2), (at, at), (at**2 / 2, ones)]  # (y, x)
     return torch.stack([torch.einsum("nba,b,a->n", filters, y, x) for y, x in basis], dim=1)

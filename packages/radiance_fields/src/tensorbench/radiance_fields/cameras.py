@@ -100,7 +100,7 @@ def camera_rays(
 def project(
     camera: Camera, c2w: Float[Tensor, "4 4"], points: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Image coordinates (column, row) with pixel centres at halves, and depth along the viewing axis (positive ahead)."""
+    """Image coordinates (column, row), pixel centres at halves, and depth along the viewing axis (positive ahead)."""
     local = (points - c2w[:3, 3]) @ c2w[:3, :3]
     depth = -local[:, 2]
     column = camera.focal * local[:, 0] / depth + 0.5 * camera.width

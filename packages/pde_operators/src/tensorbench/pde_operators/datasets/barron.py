@@ -46,6 +46,7 @@ class Target:
 
     function: TrigFunction
     energy: Energy
+    source: TrigFunction
     period: float  # of the functions
 
 
@@ -111,11 +112,13 @@ def barron_target(*, seed: int, domain: str, d: int = 4, n: int = 63, cubic: flo
 
     if domain == "square":
         grid = SineGrid(n, 2)
-        problem = SineProblem(semilinear(), grid, grid.mode((1, 1), 30.0) + grid.mode((2, 3), 40.0))
+        source = grid.mode((1, 1), 30.0) + grid.mode((2, 3), 40.0)
+        problem = SineProblem(semilinear(), grid, source)
         flow = descend(problem, 0.5, 80, tolerance=1e-12, measure=False)
-        return Target(TrigFunction.from_sine_coefficients(flow.solution, 1e-14), problem.energy, 2.0)
+        found, given = (TrigFunction.from_sine_coefficients(c, 1e-14) for c in (flow.solution, source))
+        return Target(found, problem.energy, given, 2.0)
     if domain == "torus":
         torus = torus_problem(d, "unit", cubic=cubic, drop=1e-9)
         flow = descend_sparse(torus, 0.5, 60, relative=1e-7, most=20_000, tolerance=1e-5)
-        return Target(flow.solution, torus.energy, 2 * math.pi)
+        return Target(flow.solution, torus.energy, torus.source, 2 * math.pi)
     raise ValueError(unknown("domain", domain, ["square", "torus"]))

@@ -80,20 +80,23 @@ def maurey_ridge(run: Run, data: Target, *, units: list[int], draws: int, activa
 
 
 def greedy_ridge(run: Run, data: Target, *, units: list[int], dictionary: int, activation: str) -> None:
-    """Orthogonal greedy over a random dictionary of ReLU units."""
-    x = _grid()
-    truth = data.function(x)
+    """Orthogonal greedy over a random dictionary of ReLU units, fitted to values at random points, judged at others."""
+    x, grid = _points(data, 3, run.seed), _grid()
+    truth, exact = data.function(x), data.function(grid)
     inner, bias = networks.ridge_dictionary(data.function, dictionary, run.rng, activation)
     with run.time("fit"):
         atoms = networks.ACTIVATIONS[activation](x @ inner.T + bias)
         found = networks.greedy_fit(atoms, truth, max(units))
+
+    def fitted(k: int) -> networks.TwoLayerNet:
+        chosen = found.chosen[:k]
+        weights = np.linalg.lstsq(atoms[:, chosen], truth, rcond=None)[0]
+        return networks.TwoLayerNet(inner[chosen], bias[chosen], weights, activation)
+
     for k in units:
-        if k <= len(found.errors):
-            run.log(step=k, squared_error=float(found.errors[k - 1]))
-    chosen = found.chosen[:WIDTH]
-    weights = np.linalg.lstsq(atoms[:, chosen], truth, rcond=None)[0]
-    net = networks.TwoLayerNet(inner[chosen], bias[chosen], weights, activation)
-    _judge(run, data, net)
+        if k <= len(found.chosen):
+            run.log(step=k, squared_error=float(np.mean((fitted(k)(grid) - exact) ** 2)))
+    _judge(run, data, fitted(WIDTH))
 
 
 def random_features(run: Run, data: Target, *, units: list[int], scale: float, ridge: float) -> None:
@@ -120,9 +123,7 @@ def deep_ritz(run: Run, data: Target, *, steps: int, points: int, lr: float, spr
     ((_, quartic),) = data.energy.powers
 
     def source(x: torch.Tensor) -> torch.Tensor:
-        pi = math.pi
-        first = torch.sin(pi * x[:, 0]) * torch.sin(pi * x[:, 1])
-        return 30 * first + 40 * torch.sin(2 * pi * x[:, 0]) * torch.sin(3 * pi * x[:, 1])
+        return torch.from_numpy(data.source(x.detach().cpu().numpy())).to(x)
 
     with run.time("fit"):
         history = train_ritz(

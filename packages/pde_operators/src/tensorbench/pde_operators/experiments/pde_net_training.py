@@ -70,6 +70,8 @@ def train(
     A network that diverged keeps the weights before that step.
     """
     images, labels = part
+    if len(images) < batch:
+        raise ValueError(f"{len(images)} images do not fill a batch of {batch}")
     generator = torch.Generator().manual_seed(seed)
 
     def batches() -> Iterator[Part]:

@@ -23,6 +23,8 @@ def run(run: Run) -> None:
     data = run.dataset.load(run.seed)
     options = dict(run.method.params)
     network = {name: options.pop(name) for name in ("block",) if name in options}
+    if data.source is None:
+        options |= {"solution": data.solution}
     scheme = METHODS[run.method.uses](data.operator, data.source, batch=min(data.batch, data.d), **options)
     generator, device = run.generator, run.device
     net = OnBall(TanhNet(data.d, generator=generator, **network)).to(device)

@@ -129,7 +129,7 @@ def run(run: Run) -> None:
             if too_large or (name in COMPILED and d not in options["compiled"]):
                 continue
             jobs[name] = work(name, f, x, index, v)
-        reference, slow = {}, []
+        reference, slow, peaks = {}, [], dict[str, float]()
         for name, job in jobs.items():
             with measure() as cost:
                 reference[name] = job()
@@ -139,7 +139,8 @@ def run(run: Run) -> None:
             else:
                 slow.append(name)
                 seconds[name][d] = cost.seconds
-            run.log(step=d, **{f"{name}_mib": max(cost.peak_mib, 0.1), f"{name}_largest": d})
+            peaks[name] = max(cost.peak_mib, 0.1)
+            run.log(step=d, **{f"{name}_mib": peaks[name], f"{name}_largest": d})
         for name in ("sdgd_loop", "sdgd_vmapped", "jax_jet"):
             if name in reference:
                 scale = float(reference["jet"].abs().max())
@@ -156,6 +157,8 @@ def run(run: Run) -> None:
         speedups |= {(name, d): seconds[name][d] / seconds["jet"][d] for name in slow}
         if d in options["compared"]:
             run.log(**{f"over_{name}_{d}": value for (name, at), value in speedups.items() if at == d})
+            if "sdgd_loop" in peaks:
+                run.log(**{f"memory_over_sdgd_loop_{d}": peaks["sdgd_loop"] / peaks["jet"]})
     low, high = options["growth"]
     run.log(agreement=agree, growth=seconds["jet"][high] / seconds["jet"][low],
             exponent=growth(list(seconds["jet"]), list(seconds["jet"].values())).exponent)  # fmt: skip
