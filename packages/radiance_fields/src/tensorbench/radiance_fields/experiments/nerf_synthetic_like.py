@@ -53,7 +53,19 @@ METHODS: dict[str, Callable[..., Any]] = {
     "f_inr": functools.partial(owned, "implicit.field"),
     "strivec": functools.partial(owned, "strivec.build"),
 }
-TRAINING = ("steps", "rays", "samples", "masks", "last_voxels", "losses", "lr_grid", "lr_net", "marks", "points", "orbit")
+TRAINING = (
+    "steps",
+    "rays",
+    "samples",
+    "masks",
+    "last_voxels",
+    "losses",
+    "lr_grid",
+    "lr_net",
+    "marks",
+    "points",
+    "orbit",
+)
 
 
 def run(run: Run) -> None:
@@ -180,7 +192,11 @@ def quality(records: pd.DataFrame) -> Figure:
                 linestyle="", markersize=6, label=look["label"],
             )  # fmt: skip
             left.plot(rows["megabytes"], rows["psnr"], color=look["color"], marker=".", linestyle="", markersize=3)
-            line = curves[(curves["dataset"] == name) & (curves["method"] == method)].groupby("step").mean(numeric_only=True)
+            line = (
+                curves[(curves["dataset"] == name) & (curves["method"] == method)]
+                .groupby("step")
+                .mean(numeric_only=True)
+            )
             right.plot(line["value_cpu"], line["value"], **look)
         for ax in (left, right):
             plotting.reference(ax, y=24.0, text="24 dB")

@@ -46,7 +46,7 @@ def hash_grid(box: torch.Tensor, generator: torch.Generator, **options: Any) -> 
 
 
 METHODS = {"tensorf": tensorf, "barf": barf, "hash_grid": hash_grid}
-PLAN = ("steps", "rays", "samples", "lr_grid", "lr_net", "lr_pose", "kernel", "l1")
+PLAN = ("steps", "rays", "samples", "lr_grid", "lr_net", "lr_pose", "warmup", "kernel", "l1")
 
 
 def plan_of(options: dict[str, Any]) -> JointPlan:

@@ -57,7 +57,7 @@ def run(run: Run) -> None:
     task: PlanarTask = run.dataset.load(run.seed)
     options = dict(run.method.params)
     recipe = recipe_of(*(options.pop(key) for key in ("blur", "targets", "random", "mask", "kernel")))
-    fitting = {key: options.pop(key) for key in ("steps", "lr", "lr_warp", "pixels", "tv")}
+    fitting = {key: options.pop(key) for key in ("steps", "lr", "lr_warp", "warmup", "pixels", "tv")}
     task = PlanarTask(*(part.to(run.device) for part in (task.image, task.patches, task.warps)))
     generator = run.generator
     image = METHODS[run.method.uses](generator, **options).to(run.device)

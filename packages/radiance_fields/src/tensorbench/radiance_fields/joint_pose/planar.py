@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tensorbench.core.training import fit
-from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, NONE, RandomScale
+from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, NONE, RandomScale, falling_rates
 from tensorbench.radiance_fields.joint_pose.targets import BlurredTargets, EdgeMask
 from tensorbench.radiance_fields.poses import sl3_exp, warp_points
 
@@ -136,8 +136,8 @@ class _Joint(nn.Module):
 
 def align(
     task: PlanarTask, image: nn.Module, *, steps: int, generator: torch.Generator, recipe: Recipe | None = None,
-    lr: float = 1e-2, lr_warp: float = 5e-3, decay: float = 0.1, pixels: int | None = None, tv: float = 1e-2,
-    every: int = 50, refresh: int = 50, keep_pictures: bool = False,
+    lr: float = 1e-2, lr_warp: float = 5e-3, decay: float = 0.1, warmup: float = 0.1, pixels: int | None = None,
+    tv: float = 1e-2, every: int = 50, refresh: int = 50, keep_pictures: bool = False,
 ) -> Alignment:  # fmt: skip
     """Learn the picture and the homographies of all patches but the first by Adam on squared errors of pixels.
 
@@ -145,6 +145,7 @@ def align(
         image: a module ``image(points, width=…, kind=…, progress=…)`` with, where it has one, a method ``tv()``.
         pixels: how many pixels a step draws, all of them if None.
         decay: both learning rates fall exponentially to this share.
+        warmup: share of the steps over which the homographies' rate rises from zero, while the picture takes shape.
         every, refresh: steps between two points of the curve, and between two smoothings of the targets.
         keep_pictures: keep the whole picture at every point of the curve (the last one is always kept).
 
@@ -206,7 +207,8 @@ def align(
     look(0)
     optimizer = torch.optim.Adam([{"params": list(image.parameters()), "lr": lr},
                                   {"params": [model.free], "lr": lr_warp}])  # fmt: skip
-    history = fit(model, batches(), loss, optimizer, steps=steps, schedule=lambda used: decay**used, callback=look)
+    rates = falling_rates(optimizer, steps, decay, warmup, last=True)
+    history = fit(model, batches(), loss, optimizer, steps=steps, schedule=rates, callback=look)
     if history.diverged:
         raise RuntimeError(f"aligning diverged after {history.steps} steps; lower lr or lr_warp")
     result.warps, result.psnr, result.error = result.path[-1], result.curve[-1][2], result.curve[-1][1]

@@ -97,6 +97,25 @@ class BarfSchedule:
         return (1 - torch.cos(math.pi * ramp)) / 2
 
 
+def falling_rates(
+    optimizer: torch.optim.Optimizer, steps: int, decay: float, warmup: float, *, last: bool
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """All rates fall exponentially to ``decay``; that of the poses (the last or the first group) rises from zero over
+    the first ``warmup`` share of the steps (an option of the reference codes, there off)."""
+    if not 0 <= warmup < 1 or not 0 < decay <= 1:
+        raise ValueError(f"warmup {warmup} must be in [0, 1) and decay {decay} in (0, 1]")
+    rising = max(1.0, warmup * steps)
+
+    def field(step: int) -> float:
+        return decay ** (step / steps)
+
+    def poses(step: int) -> float:
+        return min(1.0, (step + 1) / rising) * field(step)
+
+    others = [field] * (len(optimizer.param_groups) - 1)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [*others, poses] if last else [poses, *others])
+
+
 def voxel_sigma(width: float, resolution: Sequence[int], box: Float[Tensor, "2 3"]) -> float:
     """A width in scene units in cells: times the mean over axes of cells per unit (the reference's scale)."""
     lengths = (box[1] - box[0]).tolist()

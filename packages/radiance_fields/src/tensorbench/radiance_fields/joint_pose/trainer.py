@@ -24,7 +24,7 @@ from tensorbench.radiance_fields.cameras import camera_rays
 from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.joint_pose.fields import BlurredVM
 from tensorbench.radiance_fields.joint_pose.kernels import OFF
-from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, NONE, RandomScale
+from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, NONE, RandomScale, falling_rates
 from tensorbench.radiance_fields.joint_pose.targets import BlurredTargets, EdgeMask
 from tensorbench.radiance_fields.poses import PoseEmbedding, pose_errors, se3_exp, warn_far
 from tensorbench.radiance_fields.rendering import render_image, render_rays
@@ -42,7 +42,8 @@ class JointPlan:
 
     ``c2f`` in units of the scene (field) and in shares of an image's mean side (targets); ``upsample`` voxels by step;
     ``mask_at`` the step after which empty space is skipped (once nothing is blurred); ``l1`` the weight of the
-    density's L1 penalty, of fields that have it. ``lr_pose`` 0 keeps the poses as they are.
+    density's L1 penalty, of fields that have it. ``lr_pose`` 0 keeps the poses as they are, ``warmup`` is
+    the share of the steps over which it rises from zero.
     """
 
     steps: int = 500
@@ -52,6 +53,7 @@ class JointPlan:
     lr_net: float = 5e-4
     lr_pose: float = 1e-3
     decay: float = 0.1
+    warmup: float = 0.0
     c2f: C2F = NONE
     scales: RandomScale = FIXED
     mask: EdgeMask | None = None
@@ -171,9 +173,8 @@ def train_joint(
             look(step)
 
     look(0)
-    result.history = fit(
-        field, batches(), loss, optimizer, steps=plan.steps, schedule=lambda used: plan.decay**used, callback=after
-    )
+    rates = falling_rates(optimizer, plan.steps, plan.decay, plan.warmup, last=False)
+    result.history = fit(field, batches(), loss, optimizer, steps=plan.steps, schedule=rates, callback=after)
     if result.history.diverged:
         raise RuntimeError(f"joint training diverged after {result.history.steps} steps; lower the rates")
     if hasattr(field, "progress"):
