@@ -2,8 +2,8 @@
 
 A field answers two questions, ``density(points)`` and ``color(points, directions)``; the renderer
 (:mod:`~tensorbench.radiance_fields.rendering`) asks for colours only where the density says that they will be seen, and
-the trainer (:mod:`~tensorbench.radiance_fields.training`) needs nothing else. Points are in world coordinates, densities
-per unit of ``length · distance_scale`` (alpha of a segment of length δ is ``1 − exp(−σ δ distance_scale)``).
+the trainer (:mod:`~tensorbench.radiance_fields.training`) needs nothing else. Points are in world coordinates; the
+opacity of a segment of length δ is ``1 − exp(−σ δ distance_scale)``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Box = Float[Tensor, "2 3"] | Float[np.ndarray, "2 3"]
 
 
 class Field(nn.Module):
@@ -28,7 +31,7 @@ class Field(nn.Module):
 
     box: Tensor
 
-    def __init__(self, box: Float[Tensor, "2 3"]) -> None:
+    def __init__(self, box: Box) -> None:
         super().__init__()
         self.register_buffer("box", check_box(box))
 
@@ -60,7 +63,7 @@ class Field(nn.Module):
         return (points - low) * (2 / (high - low)) - 1
 
 
-def check_box(box: Tensor) -> Float[Tensor, "2 3"]:
+def check_box(box: Tensor | np.ndarray) -> Float[Tensor, "2 3"]:
     """The box as float32, or an error that says what is wrong with it."""
     box = torch.as_tensor(box)
     if box.shape != (2, 3):

@@ -1,0 +1,89 @@
+"""Figures of the slimming experiments: quality over size, and the same view at every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tensorbench.core import plotting
+from tensorbench.core import records as rec
+
+CUTS = {"random": "components at random", "sorted": "components by energy", "svd": "singular components"}
+
+
+def curves(records: pd.DataFrame) -> Figure:
+    """PSNR over bytes of the ways to train (above), and of other ways to make the ordinary field smaller (below)."""
+    names = list(pd.unique(records["dataset"])) or ["none"]
+    fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=11.5, squeeze=False, sharex="col")
+    for column, name in enumerate(names):
+        part = records[records["dataset"] == name]
+        sizes = rec.history(part, "kib_at")
+        sizes = sizes.groupby("step")["value"].mean() if len(sizes) else pd.Series(dtype=float)
+        above, below = axes[0][column], axes[1][column]
+        points = rec.history(part, "psnr_at")
+        points = points[~points["method"].str.endswith("_long")]
+        plotting.series(above, points.assign(step=points["step"].map(sizes)), "step", "value", log="x")
+        above.set(title=plotting.label(name), xlabel="", ylabel="PSNR (dB)")
+        _other_ways(below, part, sizes)
+        below.set(xlabel="size, 16-bit weights (KiB)", ylabel="PSNR (dB)")
+        ticks = [float(round(size)) for size in sizes]
+        for ax in (above, below):
+            plotting.log_axis(ax, "x", ticks=ticks or None)
+    for row in axes:
+        plotting.legend(row[-1], fontsize=7)
+    return fig
+
+
+def _other_ways(ax: Axes, records: pd.DataFrame, sizes: pd.Series) -> None:
+    pieces = []
+    for method, metric, text in (
+        ("train", "psnr_at", "TRaIn"),
+        ("plain", "psnr_at", "first components"),
+        *(("plain", f"{way}_psnr_at", text) for way, text in CUTS.items()),
+    ):
+        points = rec.history(records, metric)
+        points = points[points["method"] == method]
+        pieces.append(points.assign(step=points["step"].map(sizes), way=text))
+    bits, kib = rec.history(records, "quantised_psnr_at"), rec.history(records, "quantised_kib_at")
+    if len(bits):
+        size = kib.groupby("step")["value"].mean()
+        pieces.append(bits.assign(step=bits["step"].map(size), way="fewer bits"))
+    plotting.series(ax, pd.concat(pieces), "step", "value", by="way", log="x")
+
+
+def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None = None) -> Figure:
+    """The first test view: a row per method, a column per rank, the truth at the end; PSNR under each."""
+    files = rec.artifacts(records, "pictures.npz")
+    if len(files):
+        files = files[files["dataset"] == (dataset or files["dataset"].iloc[0])]
+    found = {row.method: dict(np.load(row.path)) for row in files.itertuples() if row.method in methods}
+    shown = [name for name in methods if name in found]
+    if not shown:
+        fig, ax = plotting.figure()
+        plotting.empty(ax)
+        return fig
+    keys = [key for key in found[shown[0]] if key.startswith("rank_")]
+    columns = len(keys) + 1
+    size = 15.2 / columns
+    fig, axes = plotting.figure(
+        columns=2, rows=len(shown), cols=columns, height=(size + 0.45) * len(shown) + 0.7, squeeze=False
+    )
+    for line, name in zip(axes, shown, strict=True):
+        truth = found[name]["truth"]
+        for ax, key in zip(line, [*keys, "truth"], strict=True):
+            picture = found[name][key]
+            ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+            if key != "truth":
+                error = float(np.mean((picture - truth) ** 2))
+                ax.set_xlabel(f"{-10 * np.log10(max(error, 1e-10)):.1f} dB", fontsize=7.5, labelpad=2)
+            if line is axes[0]:
+                ax.set_title("truth" if key == "truth" else f"rank {key.removeprefix('rank_')}", fontsize=8)
+        line[0].set_ylabel(plotting.label(name), fontsize=8)
+    return fig

@@ -1,0 +1,1 @@
+"""TensoRF: radiance fields as sums of products of planes and lines (VM) or of lines (CP)."""
