@@ -63,11 +63,10 @@ def scene(count=10):
     def look(n, seed):
         c2w = torch.as_tensor(sphere_poses(n, generator=generator(seed))).float()
         seen = [render_image(Balls(), CAMERA, pose, 2.0, 6.0, 64, white) for pose in c2w]
-        return Views(
-            torch.stack([s.rgb for s in seen]), torch.stack([s.opacity for s in seen]), c2w, CAMERA, None, None
-        )
+        rgb, opacity = (torch.stack(parts).numpy() for parts in zip(*((s.rgb, s.opacity) for s in seen), strict=True))
+        return Views(rgb, opacity, c2w.numpy(), CAMERA)
 
-    return SceneData(look(count, 0), look(1, 1), look(2, 2), BOX, 2.0, 6.0, white)
+    return SceneData(look(count, 0), look(1, 1), look(2, 2), BOX.numpy(), 2.0, 6.0)
 
 
 def poses_of(views):

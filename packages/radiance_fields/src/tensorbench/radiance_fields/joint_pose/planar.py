@@ -136,7 +136,7 @@ class _Joint(nn.Module):
 
 def align(
     task: PlanarTask, image: nn.Module, *, steps: int, generator: torch.Generator, recipe: Recipe | None = None,
-    lr: float = 1e-2, lr_warp: float = 5e-3, decay: float = 0.1, warmup: float = 0.1, pixels: int | None = None,
+    lr: float = 1e-2, lr_warp: float = 2e-3, decay: float = 0.1, warmup: float = 0.0, pixels: int | None = None,
     tv: float = 1e-2, every: int = 50, refresh: int = 50, keep_pictures: bool = False,
 ) -> Alignment:  # fmt: skip
     """Learn the picture and the homographies of all patches but the first by Adam on squared errors of pixels.
