@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tensorbench.radiance_fields.cameras import Camera, sphere_poses
+from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.joint_pose import kernels
 from tensorbench.radiance_fields.joint_pose.fields import BarfField, BlurredVM, JointHash
 from tensorbench.radiance_fields.joint_pose.schedules import C2F, BarfSchedule, RandomScale, voxel_sigma
@@ -39,10 +40,11 @@ def small(resolution=(9, 11, 13), seed=0):
     return BlurredVM(BOX, resolution, 2, 3, width=16, generator=generator(seed), density_shift=-3.0)
 
 
-class Balls(torch.nn.Module):
+class Balls(Field):
     """Three coloured balls with soft sides: what the tests' scene is made of."""
 
-    box = BOX
+    def __init__(self):
+        super().__init__(BOX)
 
     def density(self, points):
         return 8 * sum(torch.sigmoid((0.45 - (points - centre).norm(dim=-1)) / 0.03) for centre in self.centres())
