@@ -1,0 +1,121 @@
+"""Tracking without correspondences: the projected surface must fill the silhouette.
+
+Two data terms for :func:`.tracking.track`, both of parameters drawn once and projected:
+
+- ``Chamfer``: mean squared distance of projected points to the nearest of the pixels sampled in the mask, and of those
+  to the nearest projected point (the released code's alternative to tracked points);
+- ``SoftMask``: projected points are blurred to a picture, 1 − Π_i (1 − exp(−|p − q_i|² / 2σ²)), which must be the mask
+  in the mean square.
+
+A term may join several cameras. Paper: Barbany, Colomé, Torras (arXiv 2212.11596); its code's Chamfer loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tensorbench.radiance_fields.surfaces.meshes import as_tensor
+from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera's mask of a frame.
+
+    Raises:
+        ValueError: a mask that is not the camera's size, or is empty.
+    """
+
+    camera: Pinhole
+    mask: Bool[np.ndarray, "height width"]
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != (self.camera.height, self.camera.width):
+            raise ValueError(f"the mask is {self.mask.shape}, the camera's picture {(self.camera.height, self.camera.width)}")
+        if not self.mask.any():
+            raise ValueError("the mask has no foreground: the surface is not seen in this frame")
+
+    def samples(self, n: int, rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
+        """Pixel coordinates drawn uniformly in the mask."""
+        rows, columns = np.nonzero(self.mask)
+        chosen = rng.integers(len(rows), size=n)
+        return np.stack([columns[chosen], rows[chosen]], 1) + rng.random((n, 2))
+
+
+class Chamfer:
+    """Two-sided squared distance of projected points and mask samples, in the unit of ``unit`` per pixel."""
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        uv: Float[np.ndarray, "n 2"],
+        unit: float,
+        rng: np.random.Generator,
+        samples: int = 400,
+        like: Tensor | None = None,
+    ) -> None:
+        if not views:
+            raise ValueError("a silhouette needs at least one view")
+        like = torch.zeros(()) if like is None else like
+        self.uv, self.unit, self.views = uv, unit, views
+        self.targets = [as_tensor(view.samples(samples, rng) * unit, like) for view in views]
+
+    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+        total = points.new_zeros(())
+        for view, target in zip(self.views, self.targets, strict=True):
+            total = total + chamfer(view.camera.project(points, nearest=1e-3) * self.unit, target)
+        return total / len(self.views)
+
+
+def chamfer(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """mean_a min_b |a − b|² + mean_b min_a |a − b|²."""
+    with torch.no_grad():
+        distances = torch.cdist(a, b)
+        to_b, to_a = distances.argmin(1), distances.argmin(0)
+    return (a - b[to_b]).square().sum(1).mean() + (b - a[to_a]).square().sum(1).mean()
+
+
+class SoftMask:
+    """Mean squared difference of the blurred projection and the mask on a coarse grid of ``cell`` pixels around it."""
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        uv: Float[np.ndarray, "n 2"],
+        cell: int = 8,
+        sigma: float = 8.0,
+        like: Tensor | None = None,
+    ) -> None:
+        if not views or cell < 1 or not sigma > 0:
+            raise ValueError(f"{len(views)} views, cells of {cell} pixels, sigma {sigma}: all must be positive")
+        like = torch.zeros(()) if like is None else like
+        self.uv, self.views, self.sigma = uv, views, sigma
+        self.grids, self.masks = [], []
+        for view in views:
+            rows, columns = np.nonzero(view.mask)
+            x = np.arange(columns.min() - 4 * cell, columns.max() + 4 * cell + 1, cell) + 0.5
+            y = np.arange(rows.min() - 4 * cell, rows.max() + 4 * cell + 1, cell) + 0.5
+            grid = np.stack(np.meshgrid(x, y), -1)
+            inside = (grid >= 0).all(-1) & (grid[..., 0] < view.camera.width) & (grid[..., 1] < view.camera.height)
+            at = np.clip(grid.astype(int), 0, [view.camera.width - 1, view.camera.height - 1])
+            self.grids.append(as_tensor(grid.reshape(-1, 2), like))
+            self.masks.append(as_tensor((view.mask[at[..., 1], at[..., 0]] & inside).ravel().astype(float), like))
+
+    def picture(self, points: Float[Tensor, "n 3"], k: int = 0) -> Float[Tensor, " cells"]:
+        """The blurred projection on the grid of view k."""
+        pixels = self.views[k].camera.project(points, nearest=1e-3)
+        squared = torch.cdist(self.grids[k], pixels, compute_mode="donot_use_mm_for_euclid_dist").square()
+        covered = torch.exp(-squared / (2 * self.sigma**2)).clamp_max(1 - 1e-6)
+        return 1 - torch.exp(torch.log1p(-covered).sum(1))
+
+    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+        total = points.new_zeros(())
+        for k, mask in enumerate(self.masks):
+            total = total + (self.picture(points, k) - mask).square().mean()
+        return total / len(self.masks)
