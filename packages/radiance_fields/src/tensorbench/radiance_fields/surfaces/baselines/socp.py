@@ -1,0 +1,77 @@
+"""Inextensible surface by second-order cone programming: as far from the camera as its edges allow.
+
+Vertices X of each frame, by itself, minimise
+
+    mean ‖(x, y)(B X) − (x̂, ŷ) z(B X)‖ − λ mean z(X)     subject to     |X_i − X_j| ≤ l_ij for all edges,
+
+with sightlines (x̂, ŷ, 1): the maximum-depth heuristic with norms (not squares) of the
+distances from the sightlines, which tolerates outliers (Salzmann, Fua, Linear local models for monocular
+reconstruction of deformable surfaces, 2011; Brunet et al., Monocular template-based reconstruction of inextensible
+surfaces, 2011). Convex: no start, no ambiguity, but the constraint is an inequality. Solved by CLARABEL through cvxpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from tensorbench.radiance_fields.surfaces.meshes import Template, edges_of, interpolation
+from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
+from tensorbench.radiance_fields.surfaces.sequences import Observation, SurfaceSequence
+from tensorbench.radiance_fields.surfaces.tracking import usable
+
+
+@dataclass(frozen=True)
+class Inextensible:
+    """Vertices, the optimum, and the largest share by which an edge exceeds its length (rounding of the solver)."""
+
+    points: Float[np.ndarray, "vertices 3"]
+    objective: float
+    excess: float
+
+
+def reconstruct(
+    camera: Pinhole, template: Template, observation: Observation, depth_weight: float = 0.05
+) -> Inextensible:
+    """The vertices of one frame.
+
+    Raises:
+        ValueError: fewer than four usable points, a weight that is not positive, a camera that is not in the origin.
+        RuntimeError: the solver found no optimum.
+    """
+    import cvxpy as cp
+
+    if not depth_weight > 0:
+        raise ValueError(f"depth_weight {depth_weight} must be positive: without it the surface collapses into the camera")
+    if not camera.still:
+        raise ValueError("sightlines start in the origin here: give points in the camera's coordinates")
+    there = usable(observation)
+    at = interpolation(template.uv, template.faces, there.uv)
+    lines = camera.rays(there.pixels)
+    edges, _ = edges_of(template.faces)
+    lengths = np.linalg.norm(template.points[edges[:, 0]] - template.points[edges[:, 1]], axis=1)
+    x = cp.Variable((len(template.uv), 3))
+    on = at @ x
+    across = cp.vstack([on[:, k] - cp.multiply(lines[:, k], on[:, 2]) for k in (0, 1)])
+    miss = cp.sum(cp.norm(across, 2, axis=0)) / len(lines)
+    problem = cp.Problem(
+        cp.Minimize(miss - depth_weight * cp.sum(x[:, 2]) / len(template.uv)),
+        [cp.norm(x[edges[:, 0]] - x[edges[:, 1]], 2, axis=1) <= lengths],
+    )
+    problem.solve(solver=cp.CLARABEL)
+    if x.value is None:
+        raise RuntimeError(f"CLARABEL ended with {problem.status!r}")
+    found = np.asarray(x.value)
+    spans = np.linalg.norm(found[edges[:, 0]] - found[edges[:, 1]], axis=1)
+    return Inextensible(found, float(problem.value), float((spans / lengths - 1).max()))
+
+
+def track_socp(
+    sequence: SurfaceSequence, template: Template, *, depth_weight: float = 0.05
+) -> Iterator[Float[np.ndarray, "vertices 3"]]:
+    """Vertices of the mesh ``template`` in each frame, each solved by itself."""
+    for observation in sequence.observations:
+        yield reconstruct(sequence.camera, template, observation, depth_weight).points
