@@ -1,1 +1,1 @@
-"""Surfaces given by maps from the plane: networks, their differential geometry, isometries, and tracking by one camera."""
+"""Surfaces as maps from the plane: networks, their differential geometry, isometries, and tracking by one camera."""

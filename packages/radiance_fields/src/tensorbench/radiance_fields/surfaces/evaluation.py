@@ -14,9 +14,7 @@ from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 Surface = Callable[[Float[np.ndarray, "n 2"]], Float[np.ndarray, "n 3"]]
 
 
-def mesh_surface(
-    uv: Float[np.ndarray, "v 2"], faces: np.ndarray, points: Float[np.ndarray, "v 3"]
-) -> Surface:
+def mesh_surface(uv: Float[np.ndarray, "v 2"], faces: np.ndarray, points: Float[np.ndarray, "v 3"]) -> Surface:
     """A mesh as a map, linear in each triangle."""
     return lambda at: interpolation(uv, faces, at) @ points
 
@@ -61,9 +59,7 @@ def _unit_normals(jacobian: Float[np.ndarray, "n 3 2"]) -> Float[np.ndarray, "n 
     return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
 
 
-def edge_error(
-    points: Float[np.ndarray, "v 3"], template: Float[np.ndarray, "v 3"], edges: np.ndarray
-) -> float:
+def edge_error(points: Float[np.ndarray, "v 3"], template: Float[np.ndarray, "v 3"], edges: np.ndarray) -> float:
     """Mean relative change of the lengths of edges."""
     found, true = (np.linalg.norm(x[edges[:, 0]] - x[edges[:, 1]], axis=1) for x in (points, template))
     return float(np.abs(found / true - 1).mean())

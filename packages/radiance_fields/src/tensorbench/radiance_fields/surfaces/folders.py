@@ -2,8 +2,7 @@
 
 ``<folder>/model/``: ``cam_intrinsic.tsv`` (3 × 3), ``cam_extrinsic.tsv`` (3 × 4, optional), ``mesh_vertices.tsv``,
 ``mesh_faces.tsv`` (triangles or quadrilaterals) and ``mesh_params.tsv`` (parameters in [0, 1]², optional for a
-rectangular grid's order); ``<folder>/ground_truth/<k>.tsv`` vertices of frame k (from 1); ``<folder>/<matches>/<k>.tsv``
-rows of three vertex numbers, three weights, two pixels and at times more, the last a confidence that must exceed 0.5.
+grid's order); ``<folder>/ground_truth/<k>.tsv`` vertices of frame k (from 1); ``<folder>/<matches>/<k>.tsv`` rows of three vertex numbers, three weights, two pixels and at times more, the last a confidence that must exceed 0.5.
 (The code's page says that the truth is in .png files; the code, like this, reads .tsv.) Matches of a cropped picture
 (``cropped`` in their name) go with ``cropped_cam_intrinsic.tsv``.
 

@@ -65,9 +65,7 @@ def curved(
     return _turn_back(torch.stack([start + x, t, z], 1), angle)
 
 
-def cone(
-    uv: Float[Tensor, "n 2"], curvature: float, angle: float = 0.0, apex: float = 1.5
-) -> Float[Tensor, "n 3"]:
+def cone(uv: Float[Tensor, "n 2"], curvature: float, angle: float = 0.0, apex: float = 1.5) -> Float[Tensor, "n 3"]:
     """Roll the sheet on a cone whose apex is at distance ``apex`` from the origin; ``curvature`` is that at the origin.
 
     In polar coordinates (r, φ) about the apex, the point at r and φ / sin α on a cone of half-angle α.

@@ -16,7 +16,10 @@ from scipy import sparse
 
 
 def grid_mesh(
-    rows: int, columns: int | None = None, low: tuple[float, float] = (-0.5, -0.5), high: tuple[float, float] = (0.5, 0.5)
+    rows: int,
+    columns: int | None = None,
+    low: tuple[float, float] = (-0.5, -0.5),
+    high: tuple[float, float] = (0.5, 0.5),
 ) -> tuple[Float[np.ndarray, "vertices 2"], Int[np.ndarray, "faces 3"]]:
     """Parameters of a rows × columns grid of a rectangle, u slowest, and two triangles for each cell, diagonals
     alternating so that no direction is favoured.

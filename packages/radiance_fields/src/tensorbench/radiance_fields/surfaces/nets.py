@@ -11,6 +11,7 @@ Paper: Barbany, Colomé, Torras, Deformable surface reconstruction via Riemannia
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ class SurfaceNet(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(unknown("activation", activation, ACTIVATIONS))
         if not hidden or min(hidden) < 1 or beta <= 0 or frequencies < 0:
-            raise ValueError(f"hidden {hidden}, beta {beta}, frequencies {frequencies}: widths and beta must be positive")
+            raise ValueError(f"hidden {hidden}, beta {beta}, frequencies {frequencies}: widths and beta are positive")
         self.skips = frozenset([len(hidden)] if skips is None else skips)
         if not self.skips <= set(range(1, len(hidden) + 1)):
             raise ValueError(f"skips {sorted(self.skips)} must be layers 1 to {len(hidden)} (0 has the input anyway)")
@@ -62,7 +63,7 @@ class SurfaceNet(nn.Module):
         inputs = 2 + 4 * frequencies
         sizes = [inputs, *hidden, 3]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             fan_in += inputs if k in self.skips else 0
             bound = 1 / math.sqrt(fan_in)
             for kind, shape in ((self.weights, (fan_out, fan_in)), (self.biases, (fan_out,))):
@@ -160,7 +161,10 @@ class SurfaceNet(nn.Module):
         for k in range(last + 1):
             if k in self.skips:
                 h, dh, ddh = torch.cat([h, x], 1), torch.cat([dh, dx], 2), torch.cat([ddh, ddx], 2)
-            z, dz, ddz = (F.linear(h, self.weights[k], self.biases[k]), *(F.linear(t, self.weights[k]) for t in (dh, ddh)))
+            z, dz, ddz = (
+                F.linear(h, self.weights[k], self.biases[k]),
+                *(F.linear(t, self.weights[k]) for t in (dh, ddh)),
+            )
             if k == last:
                 return torch.stack([ddz[[0, 1]], ddz[[1, 2]]]).permute(2, 3, 0, 1)
             slope = self._slope(z)

@@ -35,7 +35,9 @@ class Pinhole:
 
     def __post_init__(self) -> None:
         if not (self.fx > 0 and self.fy > 0 and self.width > 0 and self.height > 0):
-            raise ValueError(f"focal lengths ({self.fx}, {self.fy}) and size {self.width} × {self.height} must be positive")
+            raise ValueError(
+                f"focal lengths {self.fx}, {self.fy} and size {self.width} × {self.height} must be positive"
+            )
         if not np.allclose(self.rotation @ self.rotation.T, np.eye(3), atol=1e-5):
             raise ValueError("rotation is not orthogonal: its rows must be the camera's axes")
 
@@ -73,7 +75,7 @@ class Pinhole:
         depth = local[..., 2:]
         if nearest is None:
             if bool((depth <= 0).any()):
-                raise ValueError(f"{int((depth <= 0).sum())} of {depth.size if isinstance(depth, np.ndarray) else depth.numel()} points are behind the camera (depth <= 0)")  # fmt: skip
+                raise ValueError(f"{int((depth <= 0).sum())} points are at or behind the camera (depth <= 0)")
         elif isinstance(depth, Tensor):
             depth = depth.clamp_min(nearest)
         else:

@@ -75,8 +75,9 @@ def textured(
     background: float = 1.0,
     shade: Float[np.ndarray, " vertices"] | None = None,
 ) -> Float[np.ndarray, "height width channels"]:
-    """The picture of a texture (rows along v, columns along u, the uv box over all of it), bilinearly sampled; ``shade``
-    multiplies it at the vertices.
+    """The picture of a texture (rows along v, columns along u, the uv box over all of it), bilinearly sampled.
+
+    ``shade`` multiplies it at the vertices.
     """
     from scipy.ndimage import map_coordinates
 

@@ -77,9 +77,7 @@ class Registered:
         return evaluate(self.net, self.normalizer, uv)
 
 
-def evaluate(
-    net: SurfaceNet, normalizer: PointNormalizer, uv: Float[np.ndarray, "n 2"]
-) -> Float[np.ndarray, "n 3"]:
+def evaluate(net: SurfaceNet, normalizer: PointNormalizer, uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
     """The network's surface at parameters, as arrays in the template's units."""
     with torch.no_grad():
         points = net(as_tensor(uv, net.weights[0]))
@@ -148,7 +146,9 @@ def _adam(
 ) -> int:
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     best, kept, since = math.inf, copy.deepcopy(net.state_dict()), 0
-    for step in range(1, max_steps + 1):
+    step = 0
+    while step < max_steps:
+        step += 1
         uv, points = template.samples(per_face, per_border, rng)
         target = as_tensor(normalizer(points), net.weights[0])
         loss = (net(as_tensor(uv, net.weights[0])) - target).square().mean()

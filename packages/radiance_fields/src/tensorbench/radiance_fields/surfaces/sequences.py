@@ -114,7 +114,9 @@ def developable_sequence(
     rng = np.random.default_rng([seed, sorted(isometries.BENDS).index(shape)])
     angle = math.radians(rng.uniform(-30, 30))
     sign = rng.choice([-1.0, 1.0])
-    rotation = Rotation.from_euler("xyz", [rng.uniform(*tilt), rng.uniform(-10, 10), rng.uniform(-15, 15)], degrees=True)
+    rotation = Rotation.from_euler(
+        "xyz", [rng.uniform(*tilt), rng.uniform(-10, 10), rng.uniform(-15, 15)], degrees=True
+    )
     options = {"phase": rng.uniform(0.2, 1.0) - math.pi / 2} if shape == "curve" else {}
     if shape == "curve":
         options["frequency"] = 1.5 * math.pi
@@ -139,7 +141,9 @@ def developable_sequence(
     return SurfaceSequence(shape, camera, template, observations, truth, surfaces)
 
 
-def _mirrored(bend: Callable, uv: torch.Tensor, *, sign: float, curvature: float, angle: float, **options) -> torch.Tensor:
+def _mirrored(
+    bend: Callable, uv: torch.Tensor, *, sign: float, curvature: float, angle: float, **options
+) -> torch.Tensor:
     """The bend to one side or the other of the sheet."""
     points = bend(uv, curvature, angle, **options)
     return points * torch.tensor([1.0, 1.0, sign], dtype=points.dtype)
@@ -159,13 +163,19 @@ def flag_sequence(
     tracked on it; only its silhouette is seen (:mod:`.silhouette`).
     """
     rng = np.random.default_rng([seed, 11])
-    rotation = Rotation.from_euler("xyz", [rng.uniform(15, 25), rng.uniform(-20, -10), rng.uniform(-5, 5)], degrees=True)
+    rotation = Rotation.from_euler(
+        "xyz", [rng.uniform(15, 25), rng.uniform(-20, -10), rng.uniform(-5, 5)], degrees=True
+    )
     phase, centre = rng.uniform(0, 0.6), np.array([0.0, 0.0, depth])
 
     def surface(k: int) -> Surface:
         share = k / frames
         wave = functools.partial(
-            isometries.curved, curvature=curvature * share, frequency=1.2 * math.pi, phase=phase - 0.8 * share, start=-0.5
+            isometries.curved,
+            curvature=curvature * share,
+            frequency=1.2 * math.pi,
+            phase=phase - 0.8 * share,
+            start=-0.5,
         )
         return posed(on_arrays(wave), rotation, centre)
 

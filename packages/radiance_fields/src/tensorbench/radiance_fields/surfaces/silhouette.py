@@ -37,7 +37,9 @@ class View:
 
     def __post_init__(self) -> None:
         if self.mask.shape != (self.camera.height, self.camera.width):
-            raise ValueError(f"the mask is {self.mask.shape}, the camera's picture {(self.camera.height, self.camera.width)}")
+            raise ValueError(
+                f"the mask is {self.mask.shape}, the camera's picture {(self.camera.height, self.camera.width)}"
+            )
         if not self.mask.any():
             raise ValueError("the mask has no foreground: the surface is not seen in this frame")
 

@@ -1,6 +1,7 @@
 """Following a deforming surface from frame to frame: projections agree, the metric stays, nothing is learnt before.
 
-A network that is the template (:mod:`.registration`) is refined in each frame from where the last one left it, by Adam on
+A network that is the template (:mod:`.registration`) is refined in each frame from where the last one left it, by
+Adam on
 
     L = λ_p · data(f(u_i)) + λ_t · mean |f(c_k) − f_previous(c_k)|² + λ_m · metric(J'J(c_k), G(c_k))
 
@@ -181,7 +182,7 @@ def track(
     if metric_loss not in METRIC_LOSSES:
         raise ValueError(unknown("metric loss", metric_loss, METRIC_LOSSES))
     if min(control, steps, patience) < 1 or not lr > 0:
-        raise ValueError(f"control {control}, steps {steps}, patience {patience} must be at least 1 and lr {lr} positive")
+        raise ValueError(f"control {control}, steps {steps}, patience {patience} and lr {lr} must all be positive")
     weights = weights or Weights()
     net = copy.deepcopy(registered.net)
     for term in data:

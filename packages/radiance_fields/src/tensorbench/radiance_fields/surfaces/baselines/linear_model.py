@@ -78,7 +78,9 @@ def bends_model(
     names = sorted(isometries.BENDS)
     found = []
     for k in range(examples):
-        options = {"frequency": 1.5 * math.pi, "phase": rng.uniform(-math.pi, math.pi)} if names[k % 3] == "curve" else {}
+        options = (
+            {"frequency": 1.5 * math.pi, "phase": rng.uniform(-math.pi, math.pi)} if names[k % 3] == "curve" else {}
+        )
         bent = isometries.BENDS[names[k % 3]](
             torch.from_numpy(uv), rng.uniform(0, curvature), rng.uniform(-math.pi, math.pi), **options
         )
@@ -132,7 +134,10 @@ def fit(
     """Levenberg-Marquardt from ``start``; ``at`` interpolates the vertices at the observed points."""
     k = len(start.c)
     held = np.sqrt(ridge / max(k, 1))
-    mean, parts = at @ model.mean, np.stack([at @ part for part in model.components]) if k else np.zeros((0, len(pixels), 3))
+    mean, parts = (
+        at @ model.mean,
+        np.stack([at @ part for part in model.components]) if k else np.zeros((0, len(pixels), 3)),
+    )
     state, damping, cost = start, 1e-4, math.inf
 
     def residuals(s: State):
@@ -159,7 +164,11 @@ def fit(
         error = np.concatenate([share * found.ravel(), held * state.c])
         normal, gradient = jacobian.T @ jacobian, jacobian.T @ error
         step = -np.linalg.solve(normal + damping * np.diag(normal.diagonal() + 1e-12), gradient)
-        new = State(state.c + step[:k], Rotation.from_rotvec(step[k : k + 3]) * state.rotation, state.translation + step[k + 3 :])
+        new = State(
+            state.c + step[:k],
+            Rotation.from_rotvec(step[k : k + 3]) * state.rotation,
+            state.translation + step[k + 3 :],
+        )
         after = residuals(new)
         if after[3] < cost:
             done = cost - after[3] < 1e-9 * cost

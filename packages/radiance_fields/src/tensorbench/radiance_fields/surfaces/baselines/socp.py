@@ -45,7 +45,9 @@ def reconstruct(
     import cvxpy as cp
 
     if not depth_weight > 0:
-        raise ValueError(f"depth_weight {depth_weight} must be positive: without it the surface collapses into the camera")
+        raise ValueError(
+            f"depth_weight {depth_weight} must be positive: without it the surface shrinks into the camera"
+        )
     if not camera.still:
         raise ValueError("sightlines start in the origin here: give points in the camera's coordinates")
     there = usable(observation)
