@@ -1,10 +1,11 @@
 """Reading the tracking data sets DeSurT, TSO and TDS in the one layout into which the paper's code puts them all.
 
-``<folder>/model/``: ``cam_intrinsic.tsv`` (3 × 3), ``cam_extrinsic.tsv`` (3 × 4, optional), ``mesh_vertices.tsv``,
-``mesh_faces.tsv`` (triangles or quadrilaterals) and ``mesh_params.tsv`` (parameters in [0, 1]², optional for a
-grid's order); ``<folder>/ground_truth/<k>.tsv`` vertices of frame k (from 1); ``<folder>/<matches>/<k>.tsv`` rows of three vertex numbers, three weights, two pixels and at times more, the last a confidence that must exceed 0.5.
-(The code's page says that the truth is in .png files; the code, like this, reads .tsv.) Matches of a cropped picture
-(``cropped`` in their name) go with ``cropped_cam_intrinsic.tsv``.
+``<folder>/model/`` has ``cam_intrinsic.tsv`` (3 × 3), ``cam_extrinsic.tsv`` (3 × 4, optional), ``mesh_vertices.tsv``,
+``mesh_faces.tsv`` (triangles or quadrilaterals) and ``mesh_params.tsv`` (parameters in [0, 1]²; without it the vertices
+must be in the order of a grid). ``<folder>/ground_truth/<k>.tsv`` are the vertices of frame k (from 1).
+``<folder>/<matches>/<k>.tsv`` has rows of three vertex numbers, three weights, two pixels and at times more, the last
+a confidence that must exceed 0.5. (The code's page says that the truth is in .png files; the code, like this, reads
+.tsv.) Matches of a cropped picture (``cropped`` in their name) go with ``cropped_cam_intrinsic.tsv``.
 
 Paper: Barbany, Colomé, Torras (arXiv 2212.11596), released code.
 """

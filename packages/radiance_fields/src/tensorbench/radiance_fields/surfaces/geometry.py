@@ -166,7 +166,7 @@ def intrinsic_curvature(f: Map, uv: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]
 def geodesic_curvature(
     at: Geometry, velocity: Float[Tensor, "n 2"], acceleration: Float[Tensor, "n 2"] | None = None
 ) -> Float[Tensor, " n"]:
-    """κ_g of curves with this velocity and acceleration (0 by default) in the parameter plane; to the left is positive."""
+    """κ_g of curves with this velocity and acceleration (0 by default) in the parameter plane; positive to the left."""
     turned = torch.einsum("nkij,ni,nj->nk", at.christoffel, velocity, velocity)
     if acceleration is not None:
         turned = turned + acceleration
