@@ -24,8 +24,8 @@ from tensorbench.core.run import Run
 from tensorbench.radiance_fields.experiments import deformable_tracking as tracking
 from tensorbench.radiance_fields.experiments.surface_drawing import bare, draw_surface, upright, view
 from tensorbench.radiance_fields.experiments.tracking_figures import SIDE, Surface, grid_of, painted
-from tensorbench.radiance_fields.surfaces.evaluation import compare, overlap
-from tensorbench.radiance_fields.surfaces.meshes import as_tensor, grid_mesh
+from tensorbench.radiance_fields.surfaces.evaluation import compare, mesh_surface, overlap
+from tensorbench.radiance_fields.surfaces.meshes import grid_mesh
 from tensorbench.radiance_fields.surfaces.nets import SurfaceNet
 from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 from tensorbench.radiance_fields.surfaces.rasterize import rasterize
@@ -34,7 +34,7 @@ from tensorbench.radiance_fields.surfaces.sequences import Observation, SurfaceS
 from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, SoftMask, View
 from tensorbench.radiance_fields.surfaces.tracking import Weights, pixel_unit, track
 
-FINE = 41  # side of the mesh whose silhouette is seen
+FINE = 31  # side of the mesh whose silhouette is seen
 ERRORS, COLOURS = LogNorm(5e-3, 0.3), mpl.colormaps["viridis"]
 
 
@@ -53,14 +53,14 @@ def terms(
     unit: float,
 ) -> Iterator[Chamfer | SoftMask]:
     """Data terms of one of the two kinds, frame by frame."""
-    for views in masks(sequence, cameras):
+    for views in seen:
         uv = sequence.template.draw(samples, rng)
         yield Chamfer(views, uv, unit, rng, samples) if kind == "chamfer" else SoftMask(views, uv)
 
 
 def silhouette(
     sequence: SurfaceSequence,
-    cameras: Sequence[Pinhole],
+    seen: Sequence[Sequence[View]],
     rng: np.random.Generator,
     *,
     loss: str,
@@ -75,26 +75,24 @@ def silhouette(
     net = SurfaceNet(hidden, generator=generator).to(device or torch.device("cpu"))
     registered = register(net, sequence.template, rng=rng)
     unit = pixel_unit(sequence.camera, sequence.template, registered.normalizer.scale)
-    data = terms(loss, sequence, cameras, samples, rng, unit)
+    data = terms(loss, sequence, seen, samples, rng, unit)
     for fit in track(registered, data, weights=Weights(**weights), rng=rng, **options):
         yield fit.surface
 
 
 def tracked(
-    sequence: SurfaceSequence, cameras: Sequence[Pinhole], rng: np.random.Generator, *, points: int, **options: Any
+    sequence: SurfaceSequence, seen: Sequence[Sequence[View]], rng: np.random.Generator, *, points: int, **options: Any
 ) -> Iterator[Surface]:
     """With correspondences in the first camera instead."""
     uv = rng.uniform(-0.5, 0.5, size=(points, 2))
-    seen = tuple(
+    observed = tuple(
         Observation(uv, sequence.camera.project(true(uv)) + rng.standard_normal((points, 2))) for true in sequence.exact
     )
-    yield from tracking.network(replace(sequence, observations=seen), rng, **options)
+    yield from tracking.network(replace(sequence, observations=observed), rng, **options)
 
 
-def still(sequence: SurfaceSequence, cameras: Sequence[Pinhole], rng: np.random.Generator) -> Iterator[Surface]:
+def still(sequence: SurfaceSequence, seen: Sequence[Sequence[View]], rng: np.random.Generator) -> Iterator[Surface]:
     """The template, whatever is seen."""
-    from tensorbench.radiance_fields.surfaces.evaluation import mesh_surface
-
     template = sequence.template
     for _ in sequence.observations:
         yield mesh_surface(template.uv, template.faces, template.points)
@@ -102,7 +100,7 @@ def still(sequence: SurfaceSequence, cameras: Sequence[Pinhole], rng: np.random.
 
 def rigid(
     sequence: SurfaceSequence,
-    cameras: Sequence[Pinhole],
+    seen: Sequence[Sequence[View]],
     rng: np.random.Generator,
     *,
     samples: int,
@@ -110,8 +108,6 @@ def rigid(
     lr: float,
 ) -> Iterator[Surface]:
     """The template turned and moved: Adam on the pose, with the chamfer loss."""
-    from tensorbench.radiance_fields.surfaces.evaluation import mesh_surface
-
     template = sequence.template
     centre = torch.from_numpy(template.points.mean(0))
     pose = torch.zeros(6, dtype=torch.float64, requires_grad=True)
@@ -123,7 +119,7 @@ def rigid(
         skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
         return (points - centre) @ torch.linalg.matrix_exp(skew).T + centre + pose[3:]
 
-    for term in terms("chamfer", sequence, cameras, samples, rng, 1 / sequence.camera.fx):
+    for term in terms("chamfer", sequence, seen, samples, rng, 1 / sequence.camera.fx):
         points = torch.from_numpy(flat(term.uv))
         term.targets = [target.double() for target in term.targets]  # type: ignore[union-attr]
         optimizer = torch.optim.Adam([pose], lr=lr)
@@ -150,8 +146,9 @@ def run(run: Run) -> None:
             name: options.pop(f"{name}_weight") for name in ("time", "metric") if f"{name}_weight" in options
         }
         options["device"] = run.device
+    seen = masks(sequence, cameras)
     with run.time("fit"):
-        surfaces = list(METHODS[run.method.uses](sequence, cameras, run.rng, **options))
+        surfaces = list(METHODS[run.method.uses](sequence, seen, run.rng, **options))
     at = tracking.evaluated_at(sequence.template)
     uv, faces = grid_mesh(FINE)
     rows = []
@@ -159,8 +156,8 @@ def run(run: Run) -> None:
         found = compare(surface, sequence.exact[k], at, sequence.camera)
         points = surface(0.999 * uv)
         same = [
-            overlap(rasterize(camera, points, faces).mask, seen.mask)
-            for camera, seen in zip(cameras, masks(sequence, cameras)[k], strict=True)
+            overlap(rasterize(camera, points, faces).mask, shown.mask)
+            for camera, shown in zip(cameras, seen[k], strict=True)
         ]
         rows.append((found.distance, found.metric, found.normal_degrees, float(np.mean(same))))
         run.log(step=k + 1, frame_error=found.distance)
@@ -170,11 +167,11 @@ def run(run: Run) -> None:
         grid = grid_of(sequence)
         true, points = sequence.exact[-1](grid), surfaces[-1](grid)
         error_map = np.linalg.norm(points - true, axis=1)
-        seen = painted(sequence.camera, true)
+        picture = (255 * painted(sequence.camera, true)).astype(np.uint8)
         mine = rasterize(sequence.camera, surfaces[-1](0.999 * uv), faces).mask
         np.savez_compressed(
-            run.artifact("flag.npz"), truth=true, points=points, error=error_map, picture=(255 * seen).astype(np.uint8),
-            mask=masks(sequence, cameras)[-1][0].mask, mine=mine,
+            run.artifact("flag.npz"), truth=true, points=points, error=error_map, picture=picture,
+            mask=seen[-1][0].mask, mine=mine,
         )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def keep(run: Run, sequences: Mapping[str, SurfaceSequence], surfaces: Mapping[s
         if run.method.name == "rmp":
             found[f"{name}_picture"] = (255 * painted(sequence.camera, true)).astype(np.uint8)
             found[f"{name}_pixels"] = sequence.observations[-1].pixels
-    np.savez_compressed(run.artifact("surfaces.npz"), **{k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in found.items()})  # type: ignore[arg-type]  # fmt: skip
+    small: Any = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in found.items()}
+    np.savez_compressed(run.artifact("surfaces.npz"), **small)
     first = next(iter(sequences))
     if run.method.name == "rmp" and sequences[first].exact:
         animate(run, sequences[first], surfaces[first])
