@@ -17,7 +17,6 @@ from tensorbench.radiance_fields.surfaces.sequences import (
     developable_sequence,
 )
 
-
 AHEAD = np.array([0.0, 0.0, 2.5])
 
 
