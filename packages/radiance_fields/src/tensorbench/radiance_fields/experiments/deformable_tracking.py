@@ -165,7 +165,9 @@ def run(run: Run) -> None:
     tables, shown = {}, {}
     with run.time("fit"):
         for name, sequence in run.dataset.load(run.seed).items():
-            tables[name], surfaces = followed(sequence, method(sequence, run.rng, **options), extra=name in PLAIN)
+            tables[name], surfaces = followed(
+                sequence, method(sequence, run.rng, **options), extra=run.method.uses == "network" and name in PLAIN
+            )
             shown[name] = surfaces
             run.log(**{f"error_{name}": tables[name]["distance"].mean()})
     for k, value in enumerate(tables[next(iter(tables))]["distance"]):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy import sparse
+from scipy.spatial import cKDTree
 
 
 def grid_mesh(
@@ -106,10 +107,21 @@ def locate(
     """The triangle of each parameter and its barycentric coordinates (of the nearest triangle for points outside)."""
     a, b, c = (uv[faces[:, k]] for k in range(3))
     inverse = np.linalg.inv(np.stack([b - a, c - a], -1))  # (faces, 2, 2)
-    local = np.einsum("fij,nfj->nfi", inverse, at[:, None] - a[None])
-    weights = np.concatenate([1 - local.sum(-1, keepdims=True), local], -1)
-    best = weights.min(-1).argmax(1)
-    return faces[best], weights[np.arange(len(at)), best]
+
+    def best_of(points: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        local = np.einsum("nfij,nfj->nfi", inverse[candidates], points[:, None] - a[candidates])
+        weights = np.concatenate([1 - local.sum(-1, keepdims=True), local], -1)
+        best, rows = weights.min(-1).argmax(1), np.arange(len(points))
+        return candidates[rows, best], weights[rows, best]
+
+    near = min(12, len(faces))
+    _, candidates = cKDTree(uv[faces].mean(1)).query(at, k=near)
+    face, weights = best_of(at, candidates.reshape(len(at), near))
+    missed = np.flatnonzero(weights.min(1) < -1e-9)  # long triangles, or points outside: look at all of them
+    for part in np.array_split(missed, max(1, len(missed) * len(faces) // 1_000_000)):
+        if len(part):
+            face[part], weights[part] = best_of(at[part], np.tile(np.arange(len(faces)), (len(part), 1)))
+    return faces[face], weights
 
 
 def interpolation(
