@@ -2,12 +2,14 @@
 
 Vertices X of each frame, by itself, minimise
 
-    mean ‖(x, y)(B X) − (x̂, ŷ) z(B X)‖ − λ mean z(X)     subject to     |X_i − X_j| ≤ l_ij for all edges,
+    Σ w_i ‖(x, y)(B X)_i − (x̂, ŷ)_i z(B X)_i‖ / Σ w_i − λ mean z(X)   subject to   |X_i − X_j| ≤ l_ij for all edges,
 
-with sightlines (x̂, ŷ, 1): the maximum-depth heuristic with norms (not squares) of the
-distances from the sightlines, which tolerates outliers (Salzmann, Fua, Linear local models for monocular
-reconstruction of deformable surfaces, 2011; Brunet et al., Monocular template-based reconstruction of inextensible
-surfaces, 2011). Convex: no start, no ambiguity, but the constraint is an inequality. Solved by CLARABEL through cvxpy.
+with sightlines (x̂, ŷ, 1): the maximum-depth heuristic with norms (not squares) of the distances from the sightlines,
+which tolerates outliers (Salzmann, Fua, Linear local models for monocular reconstruction of deformable surfaces, 2011;
+Brunet et al., Monocular template-based reconstruction of inextensible surfaces, 2011). In a sequence the weights w_i
+are Huber's of the residuals at the last frame's surface, then at the new one (unweighted, a third of outliers pulls all
+of it into the camera, where every sightline meets). Convex: no ambiguity between bends, but the constraint is an
+inequality. Solved by CLARABEL through cvxpy.
 """
 
 from __future__ import annotations
@@ -34,9 +36,13 @@ class Inextensible:
 
 
 def reconstruct(
-    camera: Pinhole, template: Template, observation: Observation, depth_weight: float = 0.05
+    camera: Pinhole,
+    template: Template,
+    observation: Observation,
+    depth_weight: float = 0.05,
+    weights: Float[np.ndarray, " n"] | None = None,
 ) -> Inextensible:
-    """The vertices of one frame.
+    """The vertices of one frame; ``weights`` are those of the observation's points (1 by default).
 
     Raises:
         ValueError: fewer than four usable points, a weight that is not positive, a camera that is not in the origin.
@@ -51,6 +57,8 @@ def reconstruct(
     if not camera.still:
         raise ValueError("sightlines start in the origin here: give points in the camera's coordinates")
     there = usable(observation)
+    weights = np.ones(len(observation.uv)) if weights is None else weights
+    weights = weights[np.isfinite(observation.pixels).all(1)]
     at = interpolation(template.uv, template.faces, there.uv)
     lines = camera.rays(there.pixels)
     edges, _ = edges_of(template.faces)
@@ -58,7 +66,7 @@ def reconstruct(
     x = cp.Variable((len(template.uv), 3))
     on = at @ x
     across = cp.vstack([on[:, k] - cp.multiply(lines[:, k], on[:, 2]) for k in (0, 1)])
-    miss = cp.sum(cp.norm(across, 2, axis=0)) / len(lines)
+    miss = (weights / weights.sum()) @ cp.norm(across, 2, axis=0)
     problem = cp.Problem(
         cp.Minimize(miss - depth_weight * cp.sum(x[:, 2]) / len(template.uv)),
         [cp.norm(x[edges[:, 0]] - x[edges[:, 1]], 2, axis=1) <= lengths],
@@ -72,8 +80,21 @@ def reconstruct(
 
 
 def track_socp(
-    sequence: SurfaceSequence, template: Template, *, depth_weight: float = 0.05
+    sequence: SurfaceSequence,
+    template: Template,
+    *,
+    depth_weight: float = 0.05,
+    threshold: float = 2.0,
+    solves: int = 2,
 ) -> Iterator[Float[np.ndarray, "vertices 3"]]:
-    """Vertices of the mesh ``template`` in each frame, each solved by itself."""
+    """Vertices of the mesh ``template`` in each frame; ``solves`` programs each, with Huber's weights (``threshold`` in
+    pixels) of the residuals at the surface before.
+    """
+    points = template.points
     for observation in sequence.observations:
-        yield reconstruct(sequence.camera, template, observation, depth_weight).points
+        at = interpolation(template.uv, template.faces, observation.uv)
+        for _ in range(solves):
+            miss = np.linalg.norm(sequence.camera.project(at @ points, nearest=1e-3) - observation.pixels, axis=1)
+            weights = np.minimum(1.0, threshold / np.maximum(np.nan_to_num(miss), 1e-9))
+            points = reconstruct(sequence.camera, template, observation, depth_weight, weights).points
+        yield points
