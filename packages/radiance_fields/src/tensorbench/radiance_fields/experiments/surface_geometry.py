@@ -38,6 +38,7 @@ from tensorbench.radiance_fields.surfaces.nets import SurfaceNet
 from tensorbench.radiance_fields.surfaces.registration import solve_last_layer
 
 QUANTITIES = ("normal", "area", "mean", "gauss", "total", "geodesic")
+DRAWN = 31  # side of the grids that are drawn
 INSIDE = 0.9  # share of the parameters in which errors are taken: a mesh has no curvature on its border
 GEODESICS = {"cylinder": ((-0.5, -0.4), (0.5, 0.3)), "sphere": ((-0.9, -0.5), (0.8, 0.6))}
 
@@ -133,19 +134,24 @@ def differences(shape: Shape, name: str, at: Tensor, run: Run, *, h: float) -> F
     }  # fmt: skip
 
 
+def inwards(grid: np.ndarray) -> np.ndarray:
+    """The values on the border of a grid replaced by those next to it."""
+    return np.pad(grid[1:-1, 1:-1], 1, mode="edge")
+
+
 def mesh(shape: Shape, name: str, at: Tensor, run: Run, *, side: int) -> Found:
     """Discrete curvatures at the vertices, interpolated; geodesics by the heat method."""
     uv, faces = grid_mesh(side, low=(-1, -1), high=(1, 1))
     points = on_unit_square(shape)(torch.from_numpy(uv)).numpy()
-    mean, gauss = discrete_curvature(points, faces)
+    mean, gauss = (inwards(part.reshape(side, side)).ravel() for part in discrete_curvature(points, faces))
     values = interpolation(uv, faces, at.numpy())
     areas = face_areas(points, faces)
     vertex_area = np.bincount(faces.ravel(), np.repeat(areas / 3, 3), minlength=len(uv))
     found = {
         "points": torch.from_numpy(values @ points), "normal": torch.from_numpy(values @ vertex_normals(points, faces)),
-        "mean": torch.from_numpy(values @ np.nan_to_num(mean)),
-        "gauss": torch.from_numpy(values @ np.nan_to_num(gauss)),
-        "area": float(areas.sum()), "total": float(np.nansum(gauss * vertex_area)), "geodesic": math.nan,
+        "mean": torch.from_numpy(values @ mean),
+        "gauss": torch.from_numpy(values @ gauss),
+        "area": float(areas.sum()), "total": float(gauss @ vertex_area), "geodesic": math.nan,
     }  # fmt: skip
     if name in GEODESICS:
         low, high = np.array(shape.low), np.array(shape.high)
@@ -192,25 +198,28 @@ def _relative(error: Tensor, true: Tensor) -> float:
 def run(run: Run) -> None:
     """All surfaces by one method."""
     options = dict(run.method.params)
-    at = torch.from_numpy(INSIDE * grid_mesh(21, low=(-1, -1), high=(1, 1))[0])
+    inside, shown = (torch.from_numpy(grid_mesh(n, low=(-1, -1), high=(1, 1))[0]) for n in (21, DRAWN))
+    at = torch.cat([INSIDE * inside, shown])
     rows, kept = [], {}
     with run.time("fit"):
         for name, shape in run.dataset.load(run.seed).items():
             found = METHODS[run.method.uses](shape, name, at, run, **options)
-            errors = errors_of(found, shape, name, at)
+            drawn = {f"{name}_{kind}": found[kind][len(inside) :].numpy() for kind in ("points", "gauss")}
+            found |= {kind: found[kind][: len(inside)] for kind in ("points", "normal", "mean", "gauss")}
+            errors = errors_of(found, shape, name, at[: len(inside)])
             rows.append(errors)
             run.log(**{f"{quantity}_{name}": value for quantity, value in errors.items()})
-            kept |= {f"{name}_points": found["points"].numpy(), f"{name}_gauss": found["gauss"].numpy()}
+            kept |= drawn
     table = pd.DataFrame(rows)
     run.log(**{f"{quantity}_error": table[quantity].mean() for quantity in table})
     if run.seed == 0 and run.method.name in ("exact_map", "neural", "mesh", "neural_relu"):
         shapes = run.dataset.load(run.seed)
-        kept |= curves(shapes, at) if run.method.name == "exact_map" else {}
+        kept |= curves(shapes) if run.method.name == "exact_map" else {}
         small: Any = {key: np.asarray(value, np.float32) for key, value in kept.items()}
         np.savez_compressed(run.artifact("surfaces.npz"), **small)
 
 
-def curves(shapes: dict[str, Shape], at: Tensor) -> dict[str, np.ndarray]:
+def curves(shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
     """Geodesics from the middle of each surface in twelve directions, with normals, to be drawn."""
     found = {}
     angle = torch.arange(12, dtype=torch.float64) * math.pi / 6
