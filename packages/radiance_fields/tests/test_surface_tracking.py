@@ -268,7 +268,7 @@ def test_silhouettes_pull_the_surface_into_place(kind):
     there = float(term(place))
     off = term(place + shift)
     off.backward()
-    assert float(off.detach()) > 1.5 * there and float(shift.grad[0]) > 0
+    assert float(off.detach()) > 1.3 * there and float(shift.grad[0]) > 0
 
 
 # --- folders ---

@@ -47,7 +47,7 @@ def masks(sequence: SurfaceSequence, cameras: Sequence[Pinhole]) -> list[list[Vi
 def terms(
     kind: str,
     sequence: SurfaceSequence,
-    cameras: Sequence[Pinhole],
+    seen: Sequence[Sequence[View]],
     samples: int,
     rng: np.random.Generator,
     unit: float,

@@ -32,6 +32,7 @@ from tensorbench.radiance_fields.surfaces.meshes import (
     face_areas,
     grid_mesh,
     interpolation,
+    mixed_areas,
     vertex_normals,
 )  # fmt: skip
 from tensorbench.radiance_fields.surfaces.nets import SurfaceNet
@@ -141,17 +142,15 @@ def inwards(grid: np.ndarray) -> np.ndarray:
 
 def mesh(shape: Shape, name: str, at: Tensor, run: Run, *, side: int) -> Found:
     """Discrete curvatures at the vertices, interpolated; geodesics by the heat method."""
-    uv, faces = grid_mesh(side, low=(-1, -1), high=(1, 1))
+    uv, faces = grid_mesh(side, low=(-1, -1), high=(1, 1), alternate=False)
     points = on_unit_square(shape)(torch.from_numpy(uv)).numpy()
     mean, gauss = (inwards(part.reshape(side, side)).ravel() for part in discrete_curvature(points, faces))
     values = interpolation(uv, faces, at.numpy())
-    areas = face_areas(points, faces)
-    vertex_area = np.bincount(faces.ravel(), np.repeat(areas / 3, 3), minlength=len(uv))
     found = {
         "points": torch.from_numpy(values @ points), "normal": torch.from_numpy(values @ vertex_normals(points, faces)),
         "mean": torch.from_numpy(values @ mean),
         "gauss": torch.from_numpy(values @ gauss),
-        "area": float(areas.sum()), "total": float(gauss @ vertex_area), "geodesic": math.nan,
+        "area": float(face_areas(points, faces).sum()), "total": float(gauss @ mixed_areas(points, faces)), "geodesic": math.nan,
     }  # fmt: skip
     if name in GEODESICS:
         low, high = np.array(shape.low), np.array(shape.high)

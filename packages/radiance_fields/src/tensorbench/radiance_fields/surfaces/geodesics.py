@@ -101,7 +101,7 @@ def exponential_map(
 
 
 def shortest_curve(
-    f: Map, start: Float[Tensor, "2"], end: Float[Tensor, "2"], points: int = 40, iterations: int = 60
+    f: Map, start: Float[Tensor, "2"], end: Float[Tensor, "2"], points: int = 41, iterations: int = 60
 ) -> tuple[Float[Tensor, "points 2"], float]:
     """Parameters of the shortest curve near the straight one between two parameters, and its length.
 

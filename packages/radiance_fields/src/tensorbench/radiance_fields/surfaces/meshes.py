@@ -2,7 +2,7 @@
 
 Discrete curvatures at vertices: the angle defect (2π − Σ angles) over the mixed area for K, and half the norm of the
 cotangent Laplacian of the positions for |H| (Meyer, Desbrun, Schröder, Barr, Discrete differential-geometry operators
-for triangulated 2-manifolds, 2003, with a third of the triangles' area for the mixed area).
+for triangulated 2-manifolds, 2003).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ def grid_mesh(
     columns: int | None = None,
     low: tuple[float, float] = (-0.5, -0.5),
     high: tuple[float, float] = (0.5, 0.5),
+    alternate: bool = True,
 ) -> tuple[Float[np.ndarray, "vertices 2"], Int[np.ndarray, "faces 3"]]:
-    """Parameters of a rows × columns grid of a rectangle, u slowest, and two triangles for each cell, diagonals
-    alternating so that no direction is favoured.
+    """Parameters of a rows × columns grid of a rectangle, u slowest, and two triangles for each cell.
+
+    Diagonals alternate, so that no direction is favoured; with ``alternate=False`` all run the same way, and all inner
+    vertices have six neighbours (angle defects of vertices with four and eight do not come near the curvature).
     """
     columns = rows if columns is None else columns
     if min(rows, columns) < 2:
@@ -32,7 +35,7 @@ def grid_mesh(
     uv = np.stack(np.meshgrid(u, v, indexing="ij"), -1).reshape(-1, 2)
     i, j = (part.ravel() for part in np.meshgrid(np.arange(rows - 1), np.arange(columns - 1), indexing="ij"))
     a, b, c, d = i * columns + j, (i + 1) * columns + j, (i + 1) * columns + j + 1, i * columns + j + 1
-    even = ((i + j) % 2 == 0)[:, None]
+    even = ((i + j) % 2 == 0)[:, None] | (not alternate)
     first = np.where(even, np.stack([a, b, c], 1), np.stack([a, b, d], 1))
     second = np.where(even, np.stack([a, c, d], 1), np.stack([b, c, d], 1))
     return uv, np.concatenate([first, second])
@@ -155,11 +158,28 @@ def laplacian(
     return sparse.diags(np.asarray(weights.sum(1)).ravel()) - weights, areas
 
 
+def mixed_areas(
+    points: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
+) -> Float[np.ndarray, " vertices"]:
+    """Voronoi area of each vertex; of an obtuse triangle, half for its obtuse corner and a quarter for the others."""
+    cot, areas = _cotangents(points, faces), face_areas(points, faces)[:, None]
+    squares = np.stack(
+        [((points[faces[:, a]] - points[faces[:, b]]) ** 2).sum(1) for a, b in ((1, 2), (2, 0), (0, 1))], 1
+    )
+    weighted = squares * cot / 8  # of the edge opposite to each corner, for both its ends
+    voronoi = weighted.sum(1, keepdims=True) - weighted
+    obtuse = cot < 0
+    blunt = np.where(obtuse, areas / 2, areas / 4)
+    each = np.where(obtuse.any(1, keepdims=True), blunt, voronoi)
+    return np.bincount(faces.ravel(), each.ravel(), minlength=len(points))
+
+
 def discrete_curvature(
     points: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
 ) -> tuple[Float[np.ndarray, " vertices"], Float[np.ndarray, " vertices"]]:
     """|H| and K at the vertices; NaN on the border, where neither is defined."""
-    stiffness, areas = laplacian(points, faces)
+    stiffness, _ = laplacian(points, faces)
+    areas = mixed_areas(points, faces)
     mean = np.linalg.norm(stiffness @ points, axis=1) / (2 * areas)
     angles = np.arctan2(1.0, _cotangents(points, faces))
     gauss = (2 * np.pi - np.bincount(faces.ravel(), angles.ravel(), minlength=len(points))) / areas

@@ -148,11 +148,12 @@ def correspondence_terms(
 
 def _check_first(term: Correspondences, registered: Registered) -> None:
     found = term.camera.project(registered.surface(term.uv), nearest=1e-3)
-    miss = float(np.median(np.linalg.norm(found - term.target.cpu().numpy() / term.unit, axis=1)))
-    extent = float(np.ptp(found, axis=0).max())
+    seen = term.target.cpu().numpy() / term.unit
+    miss = float(np.median(np.linalg.norm(found - seen, axis=1)))
+    extent = float(min(np.ptp(found, axis=0).max(), np.ptp(seen, axis=0).max()))
     if miss > 0.25 * extent:
         log.warning(
-            "the first frame's points are %.0f pixels (median) from the template's, which is %.0f pixels wide: is the "
+            "the first frame's points are %.0f pixels (median) from the template's, which spans %.0f pixels: is the "
             "focal length that of these pixels, and the template in the camera's coordinates?", miss, extent
         )  # fmt: skip
 
