@@ -150,7 +150,8 @@ def mesh(shape: Shape, name: str, at: Tensor, run: Run, *, side: int) -> Found:
         "points": torch.from_numpy(values @ points), "normal": torch.from_numpy(values @ vertex_normals(points, faces)),
         "mean": torch.from_numpy(values @ mean),
         "gauss": torch.from_numpy(values @ gauss),
-        "area": float(face_areas(points, faces).sum()), "total": float(gauss @ mixed_areas(points, faces)), "geodesic": math.nan,
+        "area": float(face_areas(points, faces).sum()),
+        "total": float(gauss @ mixed_areas(points, faces)), "geodesic": math.nan,
     }  # fmt: skip
     if name in GEODESICS:
         low, high = np.array(shape.low), np.array(shape.high)
