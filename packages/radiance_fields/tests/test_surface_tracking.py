@@ -261,7 +261,9 @@ def test_silhouettes_pull_the_surface_into_place(kind):
     view = View(camera, rasterize(camera, true, faces).mask)
     samples = grid_mesh(15)[0]
     term = (
-        Chamfer([view], samples, 1 / 125, rng()) if kind == "chamfer" else SoftMask([view], samples, cell=3, sigma=3.0)
+        Chamfer([view], samples, 1 / 125, rng())
+        if kind == "chamfer"
+        else SoftMask([view], samples, 1 / 125, cell=3, sigma=3.0)
     )
     place = torch.from_numpy(np.concatenate([0.8 * samples, np.full((len(samples), 1), 2.5)], 1)).float()
     shift = torch.tensor([0.15, 0.0, 0.0], requires_grad=True)

@@ -34,6 +34,7 @@ from tensorbench.radiance_fields.surfaces.sequences import Observation, SurfaceS
 from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, SoftMask, View
 from tensorbench.radiance_fields.surfaces.tracking import Weights, pixel_unit, track
 
+POINTS = 17  # side of the grid of points that are projected
 FINE = 31  # side of the mesh whose silhouette is seen
 ERRORS, COLOURS = LogNorm(5e-3, 0.3), mpl.colormaps["viridis"]
 
@@ -52,10 +53,10 @@ def terms(
     rng: np.random.Generator,
     unit: float,
 ) -> Iterator[Chamfer | SoftMask]:
-    """Data terms of one of the two kinds, frame by frame."""
+    """Data terms of one of the two kinds, frame by frame; the surface is projected at a grid that has its border."""
+    uv = grid_mesh(POINTS)[0]
     for views in seen:
-        uv = sequence.template.draw(samples, rng)
-        yield Chamfer(views, uv, unit, rng, samples) if kind == "chamfer" else SoftMask(views, uv)
+        yield Chamfer(views, uv, unit, rng, samples) if kind == "chamfer" else SoftMask(views, uv, unit)
 
 
 def silhouette(
@@ -65,7 +66,7 @@ def silhouette(
     *,
     loss: str,
     hidden: list[int],
-    samples: int,
+    samples: int = 1000,
     weights: dict[str, float],
     device: torch.device | None = None,
     **options: Any,
@@ -103,7 +104,7 @@ def rigid(
     seen: Sequence[Sequence[View]],
     rng: np.random.Generator,
     *,
-    samples: int,
+    samples: int = 1000,
     steps: int,
     lr: float,
 ) -> Iterator[Surface]:

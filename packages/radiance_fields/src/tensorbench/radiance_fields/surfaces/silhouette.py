@@ -1,11 +1,13 @@
 """Tracking without correspondences: the projected surface must fill the silhouette.
 
-Two data terms for :func:`.tracking.track`, both of parameters drawn once and projected:
+Two data terms for :func:`.tracking.track`, both of parameters that are projected:
 
 - ``Chamfer``: mean squared distance of projected points to the nearest of the pixels sampled in the mask, and of those
   to the nearest projected point (the released code's alternative to tracked points);
-- ``SoftMask``: projected points are blurred to a picture, 1 − Π_i (1 − exp(−|p − q_i|² / 2σ²)), which must be the mask
-  in the mean square.
+- ``SoftMask``: projected points are blurred to a picture, 1 − Π_i (1 − exp(−|p − q_i|² / 2σ²)), which must be that of
+  the mask's pixels in the mean square.
+
+Parameters should reach the template's border: where they end is where the surface's silhouette does.
 
 A term may join several cameras. Paper: Barbany, Colomé, Torras (arXiv 2212.11596); its code's Chamfer loss.
 """
@@ -59,7 +61,7 @@ class Chamfer:
         uv: Float[np.ndarray, "n 2"],
         unit: float,
         rng: np.random.Generator,
-        samples: int = 400,
+        samples: int = 1000,
         like: Tensor | None = None,
     ) -> None:
         if not views:
@@ -84,41 +86,46 @@ def chamfer(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "
 
 
 class SoftMask:
-    """Mean squared difference of the blurred projection and the mask on a coarse grid of ``cell`` pixels around it."""
+    """Mean squared difference of two blurred pictures on a coarse grid of ``cell`` pixels: of the projected points, and
+    of the mask's own pixels, so that both are blurred alike; times (σ · unit)², to be a squared distance.
+    """
 
     def __init__(
         self,
         views: Sequence[View],
         uv: Float[np.ndarray, "n 2"],
-        cell: int = 8,
-        sigma: float = 8.0,
+        unit: float,
+        cell: int = 4,
+        sigma: float = 4.0,
         like: Tensor | None = None,
     ) -> None:
         if not views or cell < 1 or not sigma > 0:
             raise ValueError(f"{len(views)} views, cells of {cell} pixels, sigma {sigma}: all must be positive")
         like = torch.zeros(()) if like is None else like
-        self.uv, self.views, self.sigma = uv, views, sigma
-        self.grids, self.masks = [], []
+        self.uv, self.views, self.sigma, self.unit = uv, views, sigma, unit
+        self.grids, self.goals = [], []
         for view in views:
             rows, columns = np.nonzero(view.mask)
-            x = np.arange(columns.min() - 4 * cell, columns.max() + 4 * cell + 1, cell) + 0.5
-            y = np.arange(rows.min() - 4 * cell, rows.max() + 4 * cell + 1, cell) + 0.5
-            grid = np.stack(np.meshgrid(x, y), -1)
-            inside = (grid >= 0).all(-1) & (grid[..., 0] < view.camera.width) & (grid[..., 1] < view.camera.height)
-            at = np.clip(grid.astype(int), 0, [view.camera.width - 1, view.camera.height - 1])
-            self.grids.append(as_tensor(grid.reshape(-1, 2), like))
-            self.masks.append(as_tensor((view.mask[at[..., 1], at[..., 0]] & inside).ravel().astype(float), like))
+            x = np.arange(columns.min() - 3 * sigma, columns.max() + 3 * sigma + 1, cell) + 0.5
+            y = np.arange(rows.min() - 3 * sigma, rows.max() + 3 * sigma + 1, cell) + 0.5
+            self.grids.append(as_tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 2), like))
+            # As many pixels as there are points, evenly: every k-th of the rows and columns.
+            stride = max(1, round(np.sqrt(len(rows) / max(len(uv), 1))))
+            chosen = (rows % stride == 0) & (columns % stride == 0)
+            pixels = np.stack([columns[chosen], rows[chosen]], 1) + 0.5
+            self.goals.append(self._blurred(self.grids[-1], as_tensor(pixels, like)))
 
-    def picture(self, points: Float[Tensor, "n 3"], k: int = 0) -> Float[Tensor, " cells"]:
-        """The blurred projection on the grid of view k."""
-        pixels = self.views[k].camera.project(points, nearest=1e-3)
-        grid = self.grids[k]
+    def _blurred(self, grid: Float[Tensor, "cells 2"], pixels: Float[Tensor, "n 2"]) -> Float[Tensor, " cells"]:
         squared = (grid[:, :1] - pixels[:, 0]).square() + (grid[:, 1:] - pixels[:, 1]).square()
         covered = torch.exp(-squared / (2 * self.sigma**2)).clamp_max(1 - 1e-6)
         return 1 - torch.exp(torch.log1p(-covered).sum(1))
 
+    def picture(self, points: Float[Tensor, "n 3"], k: int = 0) -> Float[Tensor, " cells"]:
+        """The blurred projection on the grid of view k."""
+        return self._blurred(self.grids[k], self.views[k].camera.project(points, nearest=1e-3))
+
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
         total = points.new_zeros(())
-        for k, mask in enumerate(self.masks):
-            total = total + (self.picture(points, k) - mask).square().mean()
-        return total / len(self.masks)
+        for k, goal in enumerate(self.goals):
+            total = total + (self.picture(points, k) - goal).square().mean()
+        return total / len(self.goals) * (self.sigma * self.unit) ** 2
