@@ -56,8 +56,10 @@ def test_baselines_give_surfaces(name, options):
     (sequence,) = isometric_bends(seed=0, cases=["cylinder"], frames=2, curvature=0.4, points=60).values()
     table, surfaces = tracking.followed(sequence, tracking.METHODS[name](sequence, np.random.default_rng(0), **options))
     assert len(table) == len(surfaces) == 2 and table["distance"].iloc[-1] < 0.06
-    at = tracking.evaluated_at(sequence.template, 500)
-    assert at.shape == (500, 2) and (np.abs(at) <= 0.5).all() and surfaces[0](at).shape == (500, 3)
+    at = tracking.evaluated_at(sequence.template, 10)
+    assert at.shape == (66**2, 2) and (np.abs(at) < 0.5).all() and surfaces[0](at).shape == (66**2, 3)
+    few = tracking.evaluated_at(sequence.template)
+    assert (few**2).mean() == pytest.approx((at**2).mean(), rel=0.01)  # the same mean over the sheet
 
 
 def test_differences_and_the_closed_form_agree():

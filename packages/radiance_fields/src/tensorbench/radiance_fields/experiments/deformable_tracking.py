@@ -102,15 +102,15 @@ METHODS: dict[str, Callable[..., Iterator[Surface]] | None] = {
 }
 
 
-def evaluated_at(template: Template, points: int | None = None) -> np.ndarray:
-    """Parameters at which surfaces are compared: the template's vertices, or as many quasi-random ones."""
-    centre = (template.uv.max(0) + template.uv.min(0)) / 2
-    if points is None:
-        return centre + MARGIN * (template.uv - centre)
-    from scipy.stats import qmc
-
-    share = qmc.Halton(2, scramble=False).random(points)
-    return centre + MARGIN * (share - 0.5) * np.ptp(template.uv, axis=0)
+def evaluated_at(template: Template, times: int = 1) -> np.ndarray:
+    """Parameters at which surfaces are compared: the centres of n × n equal cells, about ``times`` as many of them as
+    vertices, so that denser ones stand for the same mean over the sheet.
+    """
+    n = round(np.sqrt(times * len(template.uv)))
+    low, high = template.uv.min(0), template.uv.max(0)
+    share = (np.arange(n) + 0.5) / n - 0.5
+    grid = np.stack(np.meshgrid(share, share, indexing="ij"), -1).reshape(-1, 2)
+    return (low + high) / 2 + MARGIN * grid * (high - low)
 
 
 def truth_of(sequence: SurfaceSequence, frame: int) -> Surface:
@@ -136,7 +136,7 @@ def followed(
         row["edges"] = edge_error(surface(sequence.template.uv), sequence.template.points, edges)
         if extra:
             for times in (2, 10):
-                dense = evaluated_at(sequence.template, times * len(at))
+                dense = evaluated_at(sequence.template, times)
                 row[f"dense_{times}"] = np.linalg.norm(surface(dense) - truth_of(sequence, k)(dense), axis=1).mean()
         rows.append(row)
         kept.append(surface)
