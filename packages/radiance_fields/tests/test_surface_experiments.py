@@ -43,7 +43,7 @@ def test_the_flag_keeps_its_edge_and_both_cameras_see_it():
     np.testing.assert_allclose(sequence.exact[-1](edge), sequence.exact[0](edge), atol=1e-12)
     for camera in cameras:
         pixels = camera.project(sequence.truth[-1])
-        assert (pixels > 0).all() and (pixels < [320, 240]).all()
+        assert (pixels > 0).all() and (pixels < [640, 480]).all()
     with pytest.raises(ValueError, match="views 3"):
         waving_flag(seed=0, views=3)
 

@@ -111,6 +111,12 @@ def test_a_hyperbolic_paraboloid_is_curved_negatively():
     assert (dg.geometry(isometries.saddle_map, parameters()).gauss < 0).all()
 
 
+def test_repeated_parameters_may_share_memory():
+    uv = torch.tensor([[0.1, 0.2]], dtype=torch.float64)
+    found = dg.geometry(isometries.torus_map, uv.expand(4, 2))
+    torch.testing.assert_close(found.gauss, dg.geometry(isometries.torus_map, uv).gauss.expand(4))
+
+
 # --- theorems ---
 
 

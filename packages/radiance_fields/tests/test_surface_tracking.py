@@ -18,7 +18,7 @@ from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 from tensorbench.radiance_fields.surfaces.rasterize import rasterize, textured
 from tensorbench.radiance_fields.surfaces.registration import PointNormalizer, register
 from tensorbench.radiance_fields.surfaces.sequences import Corruption, Observation, developable_sequence
-from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, SoftMask, View, chamfer
+from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, Contour, SoftMask, View, chamfer, outline, rim
 
 
 def rng(seed=0):
@@ -253,24 +253,42 @@ def test_a_square_is_drawn_where_it_is():
     assert overlap(raster.mask, raster.mask) == 1 and overlap(raster.mask, ~raster.mask) == 0
 
 
-@pytest.mark.parametrize("kind", ["chamfer", "mask"])
-def test_silhouettes_pull_the_surface_into_place(kind):
+def a_sheet_and_its_mask():
     camera = Pinhole.centred(125.0, 160, 120)
     uv, faces = grid_mesh(11)
-    true = np.concatenate([0.8 * uv, np.full((121, 1), 2.5)], 1)
-    view = View(camera, rasterize(camera, true, faces).mask)
-    samples = grid_mesh(15)[0]
-    term = (
-        Chamfer([view], samples, 1 / 125, rng())
-        if kind == "chamfer"
-        else SoftMask([view], samples, 1 / 125, cell=3, sigma=3.0)
-    )
-    place = torch.from_numpy(np.concatenate([0.8 * samples, np.full((len(samples), 1), 2.5)], 1)).float()
+    points = np.concatenate([0.8 * uv, np.full((121, 1), 2.5)], 1)
+    return View(camera, rasterize(camera, points, faces).mask), Template(uv, points, faces)
+
+
+@pytest.mark.parametrize("kind", ["chamfer", "mask", "contour"])
+def test_silhouettes_pull_the_surface_into_place(kind):
+    view, template = a_sheet_and_its_mask()
+    grid, border = grid_mesh(15)[0], rim(template, 160)
+    term = {
+        "chamfer": lambda: Chamfer([view], grid, 1 / 125, rng()),
+        "mask": lambda: SoftMask([view], grid, 1 / 125, cell=3, sigma=3.0),
+        "contour": lambda: Contour([view], border, 1 / 125),
+    }[kind]()
+    place = torch.from_numpy(np.concatenate([0.8 * term.uv, np.full((len(term.uv), 1), 2.5)], 1)).float()
     shift = torch.tensor([0.15, 0.0, 0.0], requires_grad=True)
     there = float(term(place))
     off = term(place + shift)
     off.backward()
     assert float(off.detach()) > 1.3 * there and float(shift.grad[0]) > 0
+
+
+def test_outlines_do_not_shrink_a_surface():
+    view, template = a_sheet_and_its_mask()  # 40 × 40 pixels
+    found = outline(view.mask, 200)
+    assert abs(np.ptp(found[:, 0]) - 40) < 0.6 and abs(np.ptp(found[:, 1]) - 40) < 0.6
+    assert np.linalg.norm(np.diff(found, axis=0), axis=1).max() < 1.0
+    slope = {}
+    for name, term in (("contour", Contour([view], rim(template, 160), 1.0)), ("chamfer", Chamfer([view], grid_mesh(9)[0], 1.0, rng()))):  # fmt: skip
+        scale = torch.ones((), requires_grad=True)
+        place = torch.from_numpy(np.concatenate([0.8 * term.uv, np.full((len(term.uv), 1), 2.5)], 1)).float()
+        term(torch.cat([scale * place[:, :2], place[:, 2:]], 1)).backward()
+        slope[name] = float(scale.grad)
+    assert slope["chamfer"] > 10 * abs(slope["contour"])  # the loss falls where the surface shrinks
 
 
 # --- folders ---

@@ -90,7 +90,7 @@ def tracked_folder(
     generated=True,
 )
 def waving_flag(*, seed: int, frames: int = 8, curvature: float = 2.0, views: int = 1) -> tuple[SurfaceSequence, tuple]:
-    """The sequence and its cameras, 320 × 240: the sequence's own, and with ``views: 2`` one from 50° to the side."""
+    """The sequence and its cameras, 640 × 480: the sequence's own, and with ``views: 2`` one from 50° to the side."""
     import math
 
     import numpy as np
@@ -101,7 +101,7 @@ def waving_flag(*, seed: int, frames: int = 8, curvature: float = 2.0, views: in
 
     if views not in (1, 2):
         raise ValueError(f"views {views}: one or two cameras")
-    focal, depth, size = 250.0, 2.5, (320, 240)
+    focal, depth, size = 500.0, 2.5, (640, 480)
     sequence = flag_sequence(seed=seed, frames=frames, curvature=curvature, focal=focal, depth=depth, size=size)
     turn = Rotation.from_rotvec([0, math.radians(50), 0]).as_matrix()
     centre = np.array([0.0, 0.0, depth])

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
+from tensorbench.core.errors import unknown
 from tensorbench.core.run import Run
 from tensorbench.radiance_fields.experiments import deformable_tracking as tracking
 from tensorbench.radiance_fields.experiments.surface_drawing import bare, draw_surface, upright, view
@@ -31,7 +32,7 @@ from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 from tensorbench.radiance_fields.surfaces.rasterize import rasterize
 from tensorbench.radiance_fields.surfaces.registration import register
 from tensorbench.radiance_fields.surfaces.sequences import Observation, SurfaceSequence
-from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, SoftMask, View
+from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, Contour, SoftMask, View, rim
 from tensorbench.radiance_fields.surfaces.tracking import Weights, pixel_unit, track
 
 POINTS = 17  # side of the grid of points that are projected
@@ -46,17 +47,23 @@ def masks(sequence: SurfaceSequence, cameras: Sequence[Pinhole]) -> list[list[Vi
 
 
 def terms(
-    kind: str,
-    sequence: SurfaceSequence,
-    seen: Sequence[Sequence[View]],
-    samples: int,
-    rng: np.random.Generator,
-    unit: float,
-) -> Iterator[Chamfer | SoftMask]:
-    """Data terms of one of the two kinds, frame by frame; the surface is projected at a grid that has its border."""
-    uv = grid_mesh(POINTS)[0]
+    kind: str, sequence: SurfaceSequence, seen: Sequence[Sequence[View]], rng: np.random.Generator, unit: float
+) -> Iterator[Chamfer | Contour | SoftMask]:
+    """Data terms of one kind, frame by frame; what is projected has the surface's border.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    grid, border = grid_mesh(POINTS)[0], rim(sequence.template, 160)
+    kinds: dict[str, Callable[[Sequence[View]], Chamfer | Contour | SoftMask]] = {
+        "chamfer": lambda views: Chamfer(views, grid, unit, rng),
+        "contour": lambda views: Contour(views, border, unit),
+        "mask": lambda views: SoftMask(views, grid, unit),
+    }
+    if kind not in kinds:
+        raise ValueError(unknown("loss", kind, kinds))
     for views in seen:
-        yield Chamfer(views, uv, unit, rng, samples) if kind == "chamfer" else SoftMask(views, uv, unit)
+        yield kinds[kind](views)
 
 
 def silhouette(
@@ -66,7 +73,6 @@ def silhouette(
     *,
     loss: str,
     hidden: list[int],
-    samples: int = 1000,
     weights: dict[str, float],
     device: torch.device | None = None,
     **options: Any,
@@ -76,7 +82,7 @@ def silhouette(
     net = SurfaceNet(hidden, generator=generator).to(device or torch.device("cpu"))
     registered = register(net, sequence.template, rng=rng)
     unit = pixel_unit(sequence.camera, sequence.template, registered.normalizer.scale)
-    data = terms(loss, sequence, seen, samples, rng, unit)
+    data = terms(loss, sequence, seen, rng, unit)
     for fit in track(registered, data, weights=Weights(**weights), rng=rng, **options):
         yield fit.surface
 
@@ -104,11 +110,11 @@ def rigid(
     seen: Sequence[Sequence[View]],
     rng: np.random.Generator,
     *,
-    samples: int = 1000,
+    loss: str,
     steps: int,
     lr: float,
 ) -> Iterator[Surface]:
-    """The template turned and moved: Adam on the pose, with the chamfer loss."""
+    """The template turned and moved: Adam on the pose, with the same loss."""
     template = sequence.template
     centre = torch.from_numpy(template.points.mean(0))
     pose = torch.zeros(6, dtype=torch.float64, requires_grad=True)
@@ -120,13 +126,12 @@ def rigid(
         skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
         return (points - centre) @ torch.linalg.matrix_exp(skew).T + centre + pose[3:]
 
-    for term in terms("chamfer", sequence, seen, samples, rng, 1 / sequence.camera.fx):
+    for term in terms(loss, sequence, seen, rng, 1 / sequence.camera.fx):
         points = torch.from_numpy(flat(term.uv))
-        term.targets = [target.double() for target in term.targets]  # type: ignore[union-attr]
         optimizer = torch.optim.Adam([pose], lr=lr)
         for _ in range(steps):
             optimizer.zero_grad()
-            term(placed(points)).backward()
+            term(placed(points).float()).backward()
             optimizer.step()
         with torch.no_grad():
             vertices = placed(torch.from_numpy(template.points)).numpy()

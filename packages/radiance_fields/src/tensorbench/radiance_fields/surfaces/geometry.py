@@ -50,9 +50,9 @@ class Geometry:
 
 def _along(function: Map, uv: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Values of a batched function and its derivative along one coordinate."""
-    direction = torch.zeros_like(uv)
+    direction = torch.zeros_like(uv, memory_format=torch.contiguous_format)
     direction[:, axis] = 1
-    return torch.func.jvp(function, (uv,), (direction,))
+    return torch.func.jvp(function, (uv.contiguous(),), (direction,))
 
 
 def jacobian(f: Map, uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 2"]:

@@ -1,9 +1,10 @@
 """Tracking without correspondences: the projected surface must fill the silhouette.
 
-Two data terms for :func:`.tracking.track`, both of parameters that are projected:
+Three data terms for :func:`.tracking.track`, both of parameters that are projected:
 
 - ``Chamfer``: mean squared distance of projected points to the nearest of the pixels sampled in the mask, and of those
   to the nearest projected point (the released code's alternative to tracked points);
+- ``Contour``: the same distances between the projected rim and the mask's outline (ours);
 - ``SoftMask``: projected points are blurred to a picture, 1 − Π_i (1 − exp(−|p − q_i|² / 2σ²)), which must be that of
   the mask's pixels in the mean square.
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tensorbench.radiance_fields.surfaces.meshes import as_tensor
+from tensorbench.radiance_fields.surfaces.meshes import Template, as_tensor, edges_of
 from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 
 
@@ -61,7 +62,7 @@ class Chamfer:
         uv: Float[np.ndarray, "n 2"],
         unit: float,
         rng: np.random.Generator,
-        samples: int = 1000,
+        samples: int = 600,
         like: Tensor | None = None,
     ) -> None:
         if not views:
@@ -85,6 +86,53 @@ def chamfer(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "
     return (a - b[to_b]).square().sum(1).mean() + (b - a[to_a]).square().sum(1).mean()
 
 
+class Contour:
+    """Two-sided squared distance of the projected rim and the mask's outline, in the unit of ``unit`` per pixel.
+
+    ``uv`` must run along the template's border. Where all of the silhouette is the rim (no fold hides it), this has no
+    pull inwards, as samples inside the mask have: their nearest projected point is on average further inside.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        uv: Float[np.ndarray, "n 2"],
+        unit: float,
+        samples: int = 300,
+        like: Tensor | None = None,
+    ) -> None:
+        if not views:
+            raise ValueError("a silhouette needs at least one view")
+        like = torch.zeros(()) if like is None else like
+        self.uv, self.unit, self.views = uv, unit, views
+        self.targets = [as_tensor(outline(view.mask, samples) * unit, like) for view in views]
+
+    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+        total = points.new_zeros(())
+        for view, target in zip(self.views, self.targets, strict=True):
+            total = total + chamfer(view.camera.project(points, nearest=1e-3) * self.unit, target)
+        return total / len(self.views)
+
+
+def outline(mask: Bool[np.ndarray, "height width"], samples: int) -> Float[np.ndarray, "samples 2"]:
+    """Points (x, y) at equal distances along the longest outline of a mask, between its pixels and their neighbours."""
+    from skimage.measure import find_contours
+
+    longest = max(find_contours(np.pad(mask, 1).astype(float), 0.5), key=len) - 1
+    steps = np.linalg.norm(np.diff(longest, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    at = np.linspace(0, along[-1], samples, endpoint=False)
+    return np.stack([np.interp(at, along, longest[:, k]) for k in (1, 0)], 1) + 0.5
+
+
+def rim(template: Template, samples: int) -> Float[np.ndarray, "n 2"]:
+    """Parameters on the template's border edges, equally many on each, about ``samples`` in all."""
+    edges, count = edges_of(template.faces)
+    border = template.uv[edges[count == 1]]
+    share = (np.arange(max(1, round(samples / len(border)))) + 0.5) / max(1, round(samples / len(border)))
+    return (border[:, None, 0] + share[:, None] * (border[:, None, 1] - border[:, None, 0])).reshape(-1, 2)
+
+
 class SoftMask:
     """Mean squared difference of two blurred pictures on a coarse grid of ``cell`` pixels: of the projected points, and
     of the mask's own pixels, so that both are blurred alike; times (σ · unit)², to be a squared distance.
@@ -95,8 +143,8 @@ class SoftMask:
         views: Sequence[View],
         uv: Float[np.ndarray, "n 2"],
         unit: float,
-        cell: int = 4,
-        sigma: float = 4.0,
+        cell: int = 12,
+        sigma: float = 8.0,
         like: Tensor | None = None,
     ) -> None:
         if not views or cell < 1 or not sigma > 0:
