@@ -282,8 +282,12 @@ def test_outlines_do_not_shrink_a_surface():
     found = outline(view.mask, 200)
     assert abs(np.ptp(found[:, 0]) - 40) < 0.6 and abs(np.ptp(found[:, 1]) - 40) < 0.6
     assert np.linalg.norm(np.diff(found, axis=0), axis=1).max() < 1.0
+    terms = {
+        "contour": Contour([view], rim(template, 160), 1.0),
+        "chamfer": Chamfer([view], grid_mesh(9)[0], 1.0, rng()),
+    }
     slope = {}
-    for name, term in (("contour", Contour([view], rim(template, 160), 1.0)), ("chamfer", Chamfer([view], grid_mesh(9)[0], 1.0, rng()))):  # fmt: skip
+    for name, term in terms.items():
         scale = torch.ones((), requires_grad=True)
         place = torch.from_numpy(np.concatenate([0.8 * term.uv, np.full((len(term.uv), 1), 2.5)], 1)).float()
         term(torch.cat([scale * place[:, :2], place[:, 2:]], 1)).backward()
