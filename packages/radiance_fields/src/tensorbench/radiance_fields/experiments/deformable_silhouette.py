@@ -204,7 +204,7 @@ def flags(records: pd.DataFrame) -> Figure:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    found = {(row.dataset, row.method): dict(np.load(row.path)) for row in files.itertuples()}
+    found = {(str(row.dataset), str(row.method)): dict(np.load(str(row.path))) for row in files.itertuples()}
     datasets = list(dict.fromkeys(dataset for dataset, _ in found))
     methods = list(dict.fromkeys(method for _, method in found))
     axes_of = view(azimuth=150, elevation=30)

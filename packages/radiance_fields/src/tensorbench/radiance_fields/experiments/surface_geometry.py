@@ -200,7 +200,7 @@ def run(run: Run) -> None:
     options = dict(run.method.params)
     inside, shown = (torch.from_numpy(grid_mesh(n, low=(-1, -1), high=(1, 1))[0]) for n in (21, DRAWN))
     at = torch.cat([INSIDE * inside, shown])
-    rows, kept = [], {}
+    rows, kept = list[dict[str, float]](), dict[str, np.ndarray]()
     with run.time("fit"):
         for name, shape in run.dataset.load(run.seed).items():
             found = METHODS[run.method.uses](shape, name, at, run, **options)
@@ -257,7 +257,7 @@ def curvature(records: pd.DataFrame) -> Figure:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples()}
+    found = {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
     methods = [name for name in NAMES if name in found]
     shapes = [key.removesuffix("_gauss") for key in found[methods[0]] if key.endswith("_gauss")]
     fig, axes = plotting.figure(

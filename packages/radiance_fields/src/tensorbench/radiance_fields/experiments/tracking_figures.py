@@ -96,7 +96,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _kept(records: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]]:
     files = rec.artifacts(records, name) if len(records) else pd.DataFrame()
-    return {row.method: dict(np.load(row.path)) for row in files.itertuples()}
+    return {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
 
 
 def _nothing() -> Figure:

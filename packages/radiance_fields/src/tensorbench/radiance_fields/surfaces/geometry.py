@@ -52,7 +52,8 @@ def _along(function: Map, uv: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Values of a batched function and its derivative along one coordinate."""
     direction = torch.zeros_like(uv, memory_format=torch.contiguous_format)
     direction[:, axis] = 1
-    return torch.func.jvp(function, (uv.contiguous(),), (direction,))
+    value, slope = torch.func.jvp(function, (uv.contiguous(),), (direction,))[:2]
+    return value, slope
 
 
 def jacobian(f: Map, uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3 2"]:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def developable_sequence(
     rotation = Rotation.from_euler(
         "xyz", [rng.uniform(*tilt), rng.uniform(-10, 10), rng.uniform(-15, 15)], degrees=True
     )
-    options = {"phase": rng.uniform(0.2, 1.0) - math.pi / 2} if shape == "curve" else {}
+    options: dict[str, Any] = {"phase": rng.uniform(0.2, 1.0) - math.pi / 2} if shape == "curve" else {}
     if shape == "curve":
         options["frequency"] = 1.5 * math.pi
     centre = np.array([0.0, 0.0, depth])
@@ -142,7 +143,7 @@ def developable_sequence(
 
 
 def _mirrored(
-    bend: Callable, uv: torch.Tensor, *, sign: float, curvature: float, angle: float, **options
+    bend: Callable, uv: torch.Tensor, *, sign: float, curvature: float, angle: float, **options: Any
 ) -> torch.Tensor:
     """The bend to one side or the other of the sheet."""
     points = bend(uv, curvature, angle, **options)
