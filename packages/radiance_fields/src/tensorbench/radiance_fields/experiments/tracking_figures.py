@@ -167,54 +167,52 @@ def _coloured(ax: Any, part: Mapping[str, np.ndarray], case: str) -> None:
 def errors(records: pd.DataFrame) -> Figure:
     """Error by frame, noise and outliers."""
     fig, axes = plotting.figure(columns=2, cols=3, height=6.2, sharey=True)
-    panels = (
-        ("frame_error", "frame", "cylinder, 1 px"),
-        ("noise_error", "noise (px)", "noise"),
-        ("outlier_error", "outliers (%)", "outliers, 1 px"),
+    panels: tuple[tuple[str, str, str, list[int]], ...] = (
+        ("frame_error", "frame", "cylinder, 1 px", [1, 4, 8, 12]),
+        ("noise_error", "noise (px)", "noise", [0, 1, 3]),
+        ("outlier_error", "outliers (%)", "outliers, 1 px", [0, 10, 30]),
     )
-    for ax, (metric, xlabel, title) in zip(axes, panels, strict=True):
+    for ax, (metric, xlabel, title, ticks) in zip(axes, panels, strict=True):
         plotting.log_axis(ax, "y")
         history = rec.history(records, metric) if len(records) else pd.DataFrame()
         if history.empty:
             plotting.empty(ax)
         else:
             plotting.series(ax, history, "step", "value")
-        ax.set(xlabel=xlabel, title=title, ylabel="3-D error (sides)" if ax is axes[0] else "")
-    plotting.legend(fig)
+        ax.set(xlabel=xlabel, title=title, ylabel="3-D error (sides)" if ax is axes[0] else "", xticks=ticks)
+    plotting.legend(fig, ncols=6, columnspacing=1.0)
     return fig
 
 
 LOSSES = {
-    "error_frobenius": "metric, Frobenius", "error_log_euclidean": "log-Euclidean", "error_diagonal": "only E and G",
-    "error_determinant": "only det", "error_huber_30": "Huber, 30 % outl.", "error_squares_30": "squares, 30 % outl.",
+    "error_frobenius": "Frobenius", "error_log_euclidean": "log-Euclidean", "error_diagonal": "only E and G",
+    "error_determinant": "only det", "error_huber_30": "Huber, 30 % out.", "error_squares_30": "squares, 30 % out.",
 }  # fmt: skip
 
 
 def ablations(records: pd.DataFrame) -> Figure:
     """Error against the metric's weight and the number of control points, and with other losses."""
-    fig, axes = plotting.figure(columns=2, cols=3, height=6.0, gridspec_kw={"width_ratios": [1, 1, 1.2]})
-    for ax, metric, xlabel in (
-        (axes[0], "weight_error", "metric weight"),
-        (axes[1], "control_error", "control points"),
-    ):
-        plotting.log_axis(ax, "x")
+    fig, axes = plotting.figure(columns=2, cols=3, height=6.0, gridspec_kw={"width_ratios": [1, 1, 1.3]})
+    panels = (("weight_error", "weight of the metric", None), ("control_error", "control points", [25, 100, 400]))
+    for ax, (metric, xlabel, ticks) in zip(axes[:2], panels, strict=True):
+        plotting.log_axis(ax, "x", ticks=ticks)
         history = rec.history(records, metric) if len(records) else pd.DataFrame()
         if history.empty:
             plotting.empty(ax)
         else:
             plotting.series(ax, history, "step", "value", by=None)
-        ax.set(xlabel=xlabel, ylabel="3-D error (sides)")
+        ax.set(xlabel=xlabel, ylabel="3-D error (sides)" if ax is axes[0] else "")
         ax.set_ylim(bottom=0)
-    there = [name for name in LOSSES if name in records]
-    long = records.melt(["seed"], there, "loss", "found").dropna() if there else pd.DataFrame()
-    if long.empty:
-        plotting.empty(axes[2])
+    ax, there = axes[2], [name for name in LOSSES if name in records]
+    if not there or records[there].dropna(how="all").empty:
+        plotting.empty(ax)
         return fig
+    plotting.log_axis(ax, "x")
     for k, name in enumerate(there):
-        values = long.loc[long["loss"] == name, "found"]
-        colour = "#0072B2" if "30" not in name else "#D55E00"
-        axes[2].barh(k, values.mean(), color=colour, height=0.7)
-        axes[2].plot(values, np.full(len(values), k), linestyle="", marker=".", color="#222222", markersize=4)
-    axes[2].set(yticks=range(len(there)), yticklabels=[LOSSES[name] for name in there], xlabel="3-D error (sides)")
-    axes[2].invert_yaxis()
+        values = records[name].dropna()
+        colour = "#D55E00" if name.endswith("_30") else "#0072B2"
+        ax.plot(values, np.full(len(values), k), linestyle="", marker=".", color="#888888", markersize=4)
+        ax.plot(values.mean(), k, linestyle="", marker="D", color=colour, markersize=5)
+    ax.set(yticks=range(len(there)), yticklabels=[LOSSES[name] for name in there], xlabel="3-D error (sides)")
+    ax.invert_yaxis()
     return fig
