@@ -18,7 +18,7 @@ from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 from tensorbench.radiance_fields.surfaces.rasterize import rasterize, textured
 from tensorbench.radiance_fields.surfaces.registration import PointNormalizer, register
 from tensorbench.radiance_fields.surfaces.sequences import Corruption, Observation, developable_sequence
-from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, Contour, SoftMask, View, chamfer, outline, rim
+from tensorbench.radiance_fields.surfaces.silhouette import Chamfer, Contour, SoftMask, View, chamfer_loss, outline, rim
 
 
 def rng(seed=0):
@@ -233,8 +233,8 @@ def test_sequences_are_isometric_and_seen():
 def test_chamfer_by_brute_force():
     a, b = torch.rand(7, 2), torch.rand(9, 2)
     d = (a[:, None] - b[None]).square().sum(-1)
-    torch.testing.assert_close(chamfer(a, b), d.min(1).values.mean() + d.min(0).values.mean())
-    assert float(chamfer(a, a)) == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(chamfer_loss(a, b), d.min(1).values.mean() + d.min(0).values.mean())
+    assert float(chamfer_loss(a, a)) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_square_is_drawn_where_it_is():

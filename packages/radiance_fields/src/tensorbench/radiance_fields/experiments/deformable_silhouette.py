@@ -25,6 +25,7 @@ from tensorbench.core.run import Run
 from tensorbench.radiance_fields.experiments import deformable_tracking as tracking
 from tensorbench.radiance_fields.experiments.surface_drawing import bare, draw_surface, upright, view
 from tensorbench.radiance_fields.experiments.tracking_figures import SIDE, Surface, grid_of, painted
+from tensorbench.radiance_fields.metrics import chamfer
 from tensorbench.radiance_fields.surfaces.evaluation import compare, mesh_surface, overlap
 from tensorbench.radiance_fields.surfaces.meshes import grid_mesh
 from tensorbench.radiance_fields.surfaces.nets import SurfaceNet
@@ -165,10 +166,11 @@ def run(run: Run) -> None:
             overlap(rasterize(camera, points, faces).mask, shown.mask)
             for camera, shown in zip(cameras, seen[k], strict=True)
         ]
-        rows.append((found.distance, found.metric, found.normal_degrees, float(np.mean(same))))
+        shape = chamfer(points, sequence.exact[k](0.999 * uv))
+        rows.append((found.distance, found.metric, found.normal_degrees, float(np.mean(same)), shape))
         run.log(step=k + 1, frame_error=found.distance)
-    error, metric, angle, same_share = np.mean(rows, axis=0)
-    run.log(error=error, metric_deviation=metric, normal_degrees=angle, mask_iou=same_share)
+    error, metric, angle, same_share, shape = np.mean(rows, axis=0)
+    run.log(error=error, metric_deviation=metric, normal_degrees=angle, mask_iou=same_share, shape_error=shape)
     if run.seed == 0:
         grid = grid_of(sequence)
         true, points = sequence.exact[-1](grid), surfaces[-1](grid)

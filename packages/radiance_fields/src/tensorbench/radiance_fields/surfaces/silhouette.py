@@ -74,11 +74,11 @@ class Chamfer:
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
         total = points.new_zeros(())
         for view, target in zip(self.views, self.targets, strict=True):
-            total = total + chamfer(view.camera.project(points, nearest=1e-3) * self.unit, target)
+            total = total + chamfer_loss(view.camera.project(points, nearest=1e-3) * self.unit, target)
         return total / len(self.views)
 
 
-def chamfer(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+def chamfer_loss(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     """mean_a min_b |a − b|² + mean_b min_a |a − b|²."""
     with torch.no_grad():
         distances = torch.cdist(a, b)
@@ -110,7 +110,7 @@ class Contour:
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
         total = points.new_zeros(())
         for view, target in zip(self.views, self.targets, strict=True):
-            total = total + chamfer(view.camera.project(points, nearest=1e-3) * self.unit, target)
+            total = total + chamfer_loss(view.camera.project(points, nearest=1e-3) * self.unit, target)
         return total / len(self.views)
 
 
