@@ -67,7 +67,7 @@ def run(run: Run) -> None:
         means = {name: float(np.mean([scores[name] for _, scores in found])) for name in found[0][1]}
         run.log(**{f"{split}_{name}": value for name, value in means.items()})
         kept |= {f"{split}_{k}": images for k, (images, _) in enumerate(found)}
-    if data.newcomers:
+    if data.newcomers and few:  # few: 0 leaves them out
         kept |= _newcomer(run, where, data, build, recipe, few, adapt, joint)
     if run.seed == 0:
         for k, person in enumerate(data.people):
