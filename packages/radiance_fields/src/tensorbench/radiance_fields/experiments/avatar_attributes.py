@@ -130,5 +130,6 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         plotting.legend(axes[2], loc="lower left")  # its colours are people, not formats
         for line in axes[2].lines:
             line.set_label("_people")
+    axes[0].set_ylim(bottom=1e-5)
     plotting.legend(fig)
     yield "ranks", fig

@@ -75,7 +75,7 @@ def run(run: Run) -> None:
         if data.newcomers:
             kept |= {"truth_new": _small(data.newcomers[0].pose.images)}
         np.savez_compressed(run.artifact("pictures.npz"), **kept)
-        if run.method.uses == "cp" and not joint:
+        if run.method.uses == "cp" and few and not joint:  # one film is enough
             avatar_figures.animate(models[0], data, run.artifact("animation.gif"))
 
 
