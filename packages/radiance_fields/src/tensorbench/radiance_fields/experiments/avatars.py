@@ -67,7 +67,7 @@ def run(run: Run) -> None:
         means = {name: float(np.mean([scores[name] for _, scores in found])) for name in found[0][1]}
         run.log(**{f"{split}_{name}": value for name, value in means.items()})
         kept |= {f"{split}_{k}": images for k, (images, _) in enumerate(found)}
-    if data.newcomers:
+    if data.newcomers and few:  # few: 0 leaves them out
         kept |= _newcomer(run, where, data, build, recipe, few, adapt, joint)
     if run.seed == 0:
         for k, person in enumerate(data.people):
@@ -75,7 +75,7 @@ def run(run: Run) -> None:
         if data.newcomers:
             kept |= {"truth_new": _small(data.newcomers[0].pose.images)}
         np.savez_compressed(run.artifact("pictures.npz"), **kept)
-        if run.method.uses == "cp" and not joint:
+        if run.method.uses == "cp" and few and not joint:  # one film is enough
             avatar_figures.animate(models[0], data, run.artifact("animation.gif"))
 
 
