@@ -186,7 +186,7 @@ def train(
     losses: Mapping[str, Weight] | None = None,
     background: Background = "scene",
     distortion: float = 0.0,
-    weight_threshold: float = 1e-4,
+    weight_threshold: float | None = None,
     alpha_mask: AlphaMask | None = None,
     evaluate: Callable[[State], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
@@ -206,6 +206,8 @@ def train(
         background: rays are put on the scene's own background, on a random colour each, or half of them on each
             (``mixed``); random colours keep a field from painting the background.
         distortion: weight of the distortion loss.
+        weight_threshold: samples of less weight get no colour; a tenth of the mean weight of an opaque ray's samples,
+            ``0.1 / samples``, unless given (the reference's 1e-4 goes with about a thousand samples).
         alpha_mask: one to begin with.
         evaluate: metrics, called with the state every ``evaluate_every`` steps and at the end.
         callback: called with the state after each step and what the schedule does; True ends training.
@@ -217,6 +219,7 @@ def train(
         raise ValueError(unknown("background", background, _BACKGROUNDS))
     if rays < 1:
         raise ValueError(f"{rays} rays a step: at least one is needed")
+    threshold = 0.1 / samples if weight_threshold is None else weight_threshold
     plan = schedule if schedule is not None else Schedule()
     device = field.box.device
     scene = background_of(data)
@@ -236,7 +239,7 @@ def train(
         behind = _backgrounds(background, state.background, len(index), generator)
         seen = render_rays(
             field, batch.origins, batch.directions, data.near, data.far, samples, behind,
-            alpha_mask=state.alpha_mask, weight_threshold=weight_threshold, generator=generator,
+            alpha_mask=state.alpha_mask, weight_threshold=threshold, generator=generator,
         )  # fmt: skip
         total = mse = (seen.rgb - batch.on(behind)).square().mean()
         state.mse = float(mse.detach())
