@@ -134,13 +134,15 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     plotting.bars(axes[0], frame, "seconds", group="part")
     plotting.reference(axes[0], y=0.15, text="0.15 s")
     axes[0].set(ylabel="seconds for 50 000 samples")
-    names = {"strivec_step_seconds": "strivec", "tensorf_step_seconds": "tensorf_vm"}
+    names = {"strivec_step_seconds": "Strivec", "tensorf_step_seconds": "TensoRF-VM"}
     rows = [
-        {"scene": row["dataset"], "seed": row["seed"], "ms": 1000 * row.get(name, float("nan")), "method": method}
+        {"scene": row["dataset"], "seed": row["seed"], "ms": 1000 * row.get(name, float("nan")), "field": text}
         for _, row in records.iterrows()
-        for name, method in names.items()
+        for name, text in names.items()
     ]
-    plotting.bars(axes[1], pd.DataFrame(rows, columns=["scene", "seed", "ms", "method"]), "ms", group="scene")
+    plotting.bars(
+        axes[1], pd.DataFrame(rows, columns=["scene", "seed", "ms", "field"]), "ms", group="scene", by="field"
+    )
     axes[1].set(ylabel="milliseconds a training step")
     plotting.legend(axes[1])
     yield "speed", fig
