@@ -18,9 +18,10 @@ from tensorbench.core import data, plotting
 from tensorbench.core.run import Run
 from tensorbench.core.timing import compare
 from tensorbench.radiance_fields.experiments.strivec_ablations import SCENE
-from tensorbench.radiance_fields.rendering import render_rays
+from tensorbench.radiance_fields.rendering import Rendered, render_rays
 from tensorbench.radiance_fields.strivec import Scale, TensorCloud, build
 from tensorbench.radiance_fields.strivec.cloud import Gathered
+from tensorbench.radiance_fields.tensorf.schedule import Schedule
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
 from tensorbench.radiance_fields.training import RaySet, train
 
@@ -82,10 +83,10 @@ def _ordered_by_tensor(found: Gathered) -> Gathered:
 
 
 def time_steps(run: Run, views: Any, points: torch.Tensor, options: dict[str, Any]) -> None:
-    """A step of training each, once both fields have something to show."""
+    """A step of training each, once both fields have something to show: colours are evaluated only where that is so."""
     scales = [Scale(s, h, int(d), int(a), int(b)) for s, h, d, a, b in options["scales"]]
     fields = {
-        "strivec": build(views, generator=run.generator, points=points, scales=scales),
+        "strivec": build(views, generator=run.generator, points=points, scales=scales, rate=1),
         "tensorf_vm": TensorVM(
             torch.as_tensor(views.box), (options["voxels"],) * 3, rank_sigma=options["vm_sigma"],
             rank_color=options["vm_color"], width=64, generator=run.generator,
@@ -93,23 +94,27 @@ def time_steps(run: Run, views: Any, points: torch.Tensor, options: dict[str, An
     }  # fmt: skip
     steps = {}
     for name, field in fields.items():
-        train(field, views, generator=run.generator, steps=options["warm_steps"], rays=options["rays"],
-              samples=options["ray_samples"])  # fmt: skip
+        train(
+            field, views, generator=run.generator, steps=options["warm_steps"], rays=options["rays"],
+            samples=options["ray_samples"], schedule=Schedule(lr_grid=options["warm_rate"], decay=1.0),
+        )  # fmt: skip
         steps[name] = _step(field, views, run.generator, options)
-        run.log(**{f"{name}_weights": sum(p.numel() for p in field.parameters())})
+        seen = steps[name]()
+        colored = seen.color_points / seen.density_points
+        run.log(**{f"{name}_weights": sum(p.numel() for p in field.parameters()), f"{name}_colored": colored})
     times = compare(steps, repeats=options["repeats"])
     run.log(strivec_step_seconds=times["strivec"], tensorf_step_seconds=times["tensorf_vm"])
     run.log(step_over_tensorf=times.ratio("strivec", "tensorf_vm").value)
 
 
-def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str, Any]) -> Callable[[], None]:
+def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str, Any]) -> Callable[[], Rendered]:
     background = torch.full((3,), float(views.background))
     rays = RaySet.of(views.train, background).meeting(field.box)
     rays = rays[torch.randperm(len(rays), generator=generator)[: options["rays"]]]
     target = rays.on(background)
     optimizer = torch.optim.Adam(field.parameter_groups(0.02, 1e-3), betas=(0.9, 0.99), fused=True)
 
-    def step() -> None:
+    def step() -> Rendered:
         seen = render_rays(
             field, rays.origins, rays.directions, views.near, views.far, options["ray_samples"], background,
             generator=generator,
@@ -117,6 +122,7 @@ def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str,
         optimizer.zero_grad()
         (seen.rgb - target).square().mean().backward()
         optimizer.step()
+        return seen
 
     return step
 
