@@ -378,8 +378,8 @@ def test_a_field_is_built_from_pictures_and_learns(tiny):
     from tensorbench.radiance_fields.training import train
 
     options = {"steps": 40, "resolution": 20, "rays": 128, "samples": 32, "threshold": 0.02}
-    field = build(tiny, generator=seeded(), width=16, coarse=options)
-    again = build(tiny, generator=seeded(), width=16, coarse=options)
+    field = build(tiny, generator=seeded(), width=16, **options)
+    again = build(tiny, generator=seeded(), width=16, **options)
     assert all(torch.equal(a, b) for a, b in zip(field.parameters(), again.parameters(), strict=True))
     full = [full_cover(BOX, spacing) for spacing in field.cloud.spacings]
     assert all(len(s.centers) < n for s, n in zip(field.cloud.scales[1:], full[1:], strict=True))

@@ -10,9 +10,9 @@ shows little more) and few components, so that the weights are about those of Te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -66,13 +66,12 @@ def build(
     width: int = 64,
     init: float = 0.2,
     rate: float = 2.5,
-    coarse: Mapping[str, Any] | None = None,
+    **coarse: float,
 ) -> Strivec:
     """A field for the scene of ``data``.
 
     Args:
-        points: near surfaces; by default those of :func:`surface_points` with the options ``coarse`` (steps, resolution,
-            rays, samples, threshold, lr).
+        points: near surfaces; by default those of :func:`surface_points` with the options ``coarse``.
         scales: coarse to fine, as :class:`Scale` or as (spacing, half range, dim, rank of density, rank of colour).
         growth: dims of the scales at each growth.
         kind: ``cp`` (tri-vectors) or ``vm`` (planes and lines).
@@ -81,7 +80,7 @@ def build(
         rate: the tensors learn at so many times the grids' rate (2.5 × 0.02 for the few steps of desk).
     """
     if points is None:
-        points = surface_points(data, generator=generator, **(coarse or {}))
+        points = surface_points(data, generator=generator, **coarse)  # type: ignore[arg-type]
     made = [scale if isinstance(scale, Scale) else _scale(scale) for scale in scales]
     cloud = TensorCloud.at_points(
         points, made, generator=generator, kind=kind, place=place, neighbours=neighbours, blend=blend, init=init
