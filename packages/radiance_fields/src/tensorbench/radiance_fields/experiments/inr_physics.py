@@ -1,7 +1,7 @@
 """Four times finer than measured: a functional tensor on coarse vorticity with and without the equation's residual.
 
-The flow is known on every fourth grid point of each direction, at all of its times. Trials are judged on another flow. ``interpolation`` is bicubic and
-trigonometric interpolation of each frame.
+The flow is known on every fourth grid point of each direction, at all of its times. ``interpolation`` is bicubic and
+trigonometric interpolation of each frame. Trials are judged on another flow.
 """
 
 from __future__ import annotations
