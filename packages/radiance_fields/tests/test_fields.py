@@ -67,10 +67,10 @@ def test_every_parameter_is_in_one_group_and_gets_a_gradient(name):
 def test_a_ball_is_learnt(name):
     field = FIELDS[name]()
     optimizer = torch.optim.Adam(field.parameters(), lr=0.02 if name != "mlp" else 0.005)
-    points, directions = samples(1500)
+    points, directions = samples(600)
     inside = points.norm(dim=-1) < 0.8
     target = torch.where(inside, 3.0, -2.0)
-    for _ in range(80):
+    for _ in range(60):
         answer = query(field, points, directions)
         loss = (answer.log_sigma - target).square().mean()
         optimizer.zero_grad()

@@ -51,4 +51,4 @@ class HashField(StagedField):
 
 def build(data: Any, *, generator: torch.Generator | None = None, **params: Any) -> HashField:
     """A field for a scene's box (``data.box``), untrained."""
-    return HashField(data.box, generator=generator, **params)
+    return HashField(torch.as_tensor(data.box), generator=generator, **params)

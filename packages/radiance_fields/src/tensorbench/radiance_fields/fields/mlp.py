@@ -62,4 +62,4 @@ class MLPField(StagedField):
 
 def build(data: Any, *, generator: torch.Generator | None = None, **params: Any) -> MLPField:
     """A field for a scene's box (``data.box``), untrained."""
-    return MLPField(data.box, generator=generator, **params)
+    return MLPField(torch.as_tensor(data.box), generator=generator, **params)

@@ -115,7 +115,7 @@ class StagedField(Field):
 def query(field: Field, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"]) -> Query:
     """:class:`Query` of any field: one that is not in stages has no features, and the logarithm of its density is taken
     (of at least 10⁻¹² per unit length)."""
-    if hasattr(field, "query"):
+    if isinstance(field, StagedField):
         return field.query(points, directions)
     sigma, rgb = field(points, directions)
     return Query(None, (sigma * DISTANCE_SCALE).clamp(min=1e-12).log(), rgb)

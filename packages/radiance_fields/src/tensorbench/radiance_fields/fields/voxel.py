@@ -81,4 +81,4 @@ class PlenoxelField(StagedField):
 
 def build(data: Any, *, generator: torch.Generator | None = None, **params: Any) -> PlenoxelField:
     """A field for a scene's box (``data.box``), untrained."""
-    return PlenoxelField(data.box, generator=generator, **params)
+    return PlenoxelField(torch.as_tensor(data.box), generator=generator, **params)

@@ -1,0 +1,1 @@
+"""Implicit representations: networks of coordinates, and tensors whose factors are networks of one coordinate each."""
