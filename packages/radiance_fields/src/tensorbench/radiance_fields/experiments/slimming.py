@@ -76,7 +76,7 @@ def run(run: Run) -> None:
     if run.method.name == "plain":
         _other_cuts(run, data, field, mask)
     if run.seed == 0:
-        _keep_pictures(run, data, field, mask)
+        keep_pictures(run, data, field, mask)
 
 
 def _last_step(rule: RankRule) -> float:
@@ -115,7 +115,7 @@ def _other_cuts(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> N
         )  # fmt: skip
 
 
-def _keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> None:
+def keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> None:
     """The first test view at every rank."""
     options = run.method.params
     one = data.test.select([0])
@@ -159,4 +159,4 @@ def over_best_order(records: pd.DataFrame) -> list[float]:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "curves", slimming_figures.curves(records)
-    yield "pictures", slimming_figures.pictures(records, ["plain", "fixed", "train"])
+    yield "pictures", slimming_figures.pictures(records, ["plain", "train"])

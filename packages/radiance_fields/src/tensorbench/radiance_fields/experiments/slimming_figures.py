@@ -55,8 +55,11 @@ def _other_ways(ax: Axes, records: pd.DataFrame, sizes: pd.Series) -> None:
     plotting.series(ax, pd.concat(pieces), "step", "value", by="way", log="x")
 
 
+WORST = 0.4  # mean error of the three colours that is drawn darkest
+
+
 def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None = None) -> Figure:
-    """The first test view: a row per method, a column per rank, the truth at the end; PSNR under each."""
+    """The first test view by rank and the truth, and below each row the errors; PSNR under each."""
     files = rec.artifacts(records, "pictures.npz")
     if len(files):
         files = files[files["dataset"] == (dataset or files["dataset"].iloc[0])]
@@ -70,20 +73,28 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
     columns = len(keys) + 1
     size = 15.2 / columns
     fig, axes = plotting.figure(
-        columns=2, rows=len(shown), cols=columns, height=(size + 0.45) * len(shown) + 0.7, squeeze=False
+        columns=2, rows=2 * len(shown), cols=columns, height=(2 * size + 0.6) * len(shown) + 0.7, squeeze=False
     )
-    for line, name in zip(axes, shown, strict=True):
-        truth = found[name]["truth"]
-        for ax, key in zip(line, [*keys, "truth"], strict=True):
-            picture = found[name][key]
-            ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-            if key != "truth":
-                error = float(np.mean((picture - truth) ** 2))
-                ax.set_xlabel(f"{-10 * np.log10(max(error, 1e-10)):.1f} dB", fontsize=7.5, labelpad=2)
-            if line is axes[0]:
-                ax.set_title("truth" if key == "truth" else f"rank {key.removeprefix('rank_')}", fontsize=8)
-        line[0].set_ylabel(plotting.label(name), fontsize=8)
+    drawn = None
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    for k, name in enumerate(shown):
+        above, below, truth = axes[2 * k], axes[2 * k + 1], found[name]["truth"]
+        for column, key in enumerate([*keys, "truth"]):
+            picture = np.clip(found[name][key], 0, 1)
+            above[column].imshow(picture, interpolation="nearest")
+            if k == 0:
+                above[column].set_title("truth" if key == "truth" else f"rank {key.removeprefix('rank_')}", fontsize=8)
+            if key == "truth":
+                continue
+            error = np.abs(picture - truth).mean(-1)
+            drawn = below[column].imshow(error, interpolation="nearest", cmap="magma_r", vmin=0, vmax=WORST)
+            psnr = -10 * np.log10(max(float(np.mean((picture - truth) ** 2)), 1e-10))
+            below[column].set_xlabel(f"{psnr:.1f} dB", fontsize=7.5, labelpad=2)
+        above[0].set_ylabel(plotting.label(name), fontsize=8)
+        below[0].set_ylabel("error", fontsize=8)
+    if drawn is not None:
+        fig.colorbar(drawn, ax=axes[1::2, -1], location="left", shrink=0.8, label="mean absolute error")
     return fig

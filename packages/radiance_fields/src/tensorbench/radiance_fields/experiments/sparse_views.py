@@ -42,7 +42,7 @@ def run(run: Run) -> None:
         floaters=floaters[-1], floaters_grow=floaters[-1] / max(floaters[half], 1e-6),
     )  # fmt: skip
     if run.seed == 0:
-        slimming._keep_pictures(run, data, field, mask)
+        slimming.keep_pictures(run, data, field, mask)
 
 
 def best_below_full(records: pd.DataFrame) -> list[float]:
