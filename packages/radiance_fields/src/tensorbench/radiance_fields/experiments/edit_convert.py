@@ -31,7 +31,7 @@ from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask, build_alph
 
 METHODS = {"twins": None, "halved": None}
 POSES = 3
-VOXEL_RATE, VOXEL_POINTS = 0.2, 4096
+VOXEL_RATE, VOXEL_POINTS = 0.2, 2048
 
 
 def run(run: Run) -> None:
