@@ -311,7 +311,7 @@ def open_job(
             raise JobNotStarted(experiment, dataset, method, root, str(error)) from error
     try:
         module = import_experiment(experiment, root)
-        data.discover(experiment.package)  # other packages' modules are imported only for a name that is not among these
+        data.discover(experiment.package)  # others only for a name that is not there
     except Exception as error:
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error
