@@ -15,9 +15,18 @@ from tensorbench.core import records as rec
 CUTS = {"random": "components at random", "sorted": "components by energy", "svd": "singular components"}
 
 
+def nothing() -> Figure:
+    """What is drawn where there are no records."""
+    fig, ax = plotting.figure()
+    plotting.empty(ax)
+    return fig
+
+
 def curves(records: pd.DataFrame) -> Figure:
     """PSNR over bytes of the ways to train (above), and of other ways to make the ordinary field smaller (below)."""
-    names = list(pd.unique(records["dataset"])) or ["none"]
+    if records.empty:
+        return nothing()
+    names = list(pd.unique(records["dataset"]))
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=11.5, squeeze=False, sharex="col")
     for column, name in enumerate(names):
         part = records[records["dataset"] == name]
@@ -60,15 +69,13 @@ WORST = 0.4  # mean error of the three colours that is drawn darkest
 
 def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None = None) -> Figure:
     """The first test view by rank and the truth, and below each row the errors; PSNR under each."""
-    files = rec.artifacts(records, "pictures.npz")
+    files = rec.artifacts(records, "pictures.npz") if len(records) else pd.DataFrame()
     if len(files):
         files = files[files["dataset"] == (dataset or files["dataset"].iloc[0])]
     found = {row.method: dict(np.load(row.path)) for row in files.itertuples() if row.method in methods}
     shown = [name for name in methods if name in found]
     if not shown:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return nothing()
     keys = [key for key in found[shown[0]] if key.startswith("rank_")]
     columns = len(keys) + 1
     size = 15.2 / columns
