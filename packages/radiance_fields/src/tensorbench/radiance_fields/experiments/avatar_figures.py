@@ -30,7 +30,9 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def _found(records: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     files = rec.artifacts(records, "pictures.npz")
-    return {row.method: dict(np.load(row.path)) for row in files.itertuples()} if len(files) else {}
+    if not len(files):
+        return {}
+    return {str(method): dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
 
 
 def _show(ax: Axes, picture: np.ndarray, text: str = "", **options: Any) -> None:

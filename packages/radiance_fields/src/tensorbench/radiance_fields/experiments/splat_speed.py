@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pandas as pd
 import torch
@@ -54,13 +55,13 @@ def dense(cloud: Cloud, given: list[torch.Tensor]) -> torch.Tensor:
     return (weights @ colors[order]).view(camera.height, camera.width, 3)
 
 
-def ours(cloud: Cloud, given: list[torch.Tensor], **options: int) -> torch.Tensor:
+def ours(cloud: Cloud, given: list[torch.Tensor], **options: Any) -> torch.Tensor:
     """The picture by this package."""
     means, turns, scales, colors, opacity = given
     return render(means, covariance(turns, scales), colors, opacity, cloud.camera, cloud.c2w, **options).image
 
 
-def work(picture: Callable[..., torch.Tensor], cloud: Cloud, **options: int) -> Callable[[], list[torch.Tensor]]:
+def work(picture: Callable[..., torch.Tensor], cloud: Cloud, **options: Any) -> Callable[[], list[torch.Tensor]]:
     """A call that gives the picture and the gradients of its mean square."""
     parts = (cloud.means, cloud.quaternions, cloud.scales, cloud.colors, cloud.opacity)
 
