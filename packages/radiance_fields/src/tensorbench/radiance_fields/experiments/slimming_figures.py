@@ -86,7 +86,6 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
     fig, axes = plotting.figure(
         columns=2, rows=2 * len(shown), cols=columns, height=(2 * size + 0.6) * len(shown) + 0.7, squeeze=False
     )
-    drawn = None
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -106,6 +105,7 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
             below[column].set_xlabel(f"{psnr:.1f} dB", fontsize=7.5, labelpad=2)
         above[0].set_ylabel(plotting.label(name), fontsize=8)
         below[0].set_ylabel("error", fontsize=8)
-    if drawn is not None:
-        fig.colorbar(drawn, ax=axes[1::2, -1], location="left", shrink=0.8, label="mean absolute error")
+        bar = fig.colorbar(drawn, cax=below[-1].inset_axes((0.1, 0.05, 0.1, 0.9)))
+        bar.set_label("mean absolute error", fontsize=7)
+        bar.ax.tick_params(labelsize=6)
     return fig
