@@ -155,6 +155,7 @@ def turning(records: pd.DataFrame) -> Figure:
     return fig
 
 
+EXACT = 1e-6  # errors below are rounding: the format holds the volume
 PANELS = {"box": "one box at 45°", "rods": "20 rods", "clutter": "30 small objects"}
 
 
@@ -168,7 +169,11 @@ def weights(records: pd.DataFrame) -> Figure:
         if frame.empty:
             plotting.empty(ax)
             continue
-        plotting.series(ax, frame, "weights", "error")
+        exact = frame["error"] < EXACT
+        plotting.series(ax, frame[~exact], "weights", "error")
+        if exact.any():
+            who = ", ".join(plotting.label(method) for method in pd.unique(frame["method"][exact]))
+            ax.text(0.03, 0.03, f"exact: {who}", transform=ax.transAxes, fontsize=7)
         ax.set(title=title, xlabel="weights", ylabel="relative error" if ax is axes[0] else "")
     plotting.legend(fig)
     return fig
@@ -198,21 +203,21 @@ def views(records: pd.DataFrame) -> Figure:
     cols = len(order) + 1
     size = 15.4 / cols
     fig, axes = plotting.figure(columns=2, rows=len(names), cols=cols, height=(size + 0.45) * len(names), squeeze=False)
-    for line, name in zip(axes, names, strict=True):
+    for row, (line, name) in enumerate(zip(axes, names, strict=True)):
         part = files[files["dataset"] == name]
-        found = {name: np.load(path) for name, path in zip(part["method"], part["path"], strict=True)}
+        found = {method: np.load(path) for method, path in zip(part["method"], part["path"], strict=True)}
         truth = next(iter(found.values()))["truth"]
         for ax, method in zip(line, ["truth", *order], strict=True):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             ax.spines[:].set_visible(False)
+            if row == 0:
+                title = "truth" if method == "truth" else plotting.label(method).replace(", ", ",\n")
+                ax.set_title(title, fontsize=7)
             if method not in ("truth", *found):
-                ax.set_visible(False)
                 continue
             picture = truth if method == "truth" else found[method]["found"]
             ax.imshow(picture.T, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", origin="lower")
-            title = "truth" if method == "truth" else plotting.label(method)
-            ax.set_title(title if line is axes[0] else "", fontsize=7)
             ax.set_xlabel(PANELS[name] if method == "truth" else _error_text(records, name, method), fontsize=7)
     return fig
 

@@ -163,7 +163,9 @@ def views(records: pd.DataFrame) -> Figure:
                 value = psnr(torch.from_numpy(picture), torch.from_numpy(truth))
                 lower.set_xlabel(f"{value:.1f} dB", fontsize=7)
             if row == 0:
-                upper.set_title("truth" if method == "truth" else plotting.label(method), fontsize=7)
+                upper.set_title(
+                    "truth" if method == "truth" else plotting.label(method).replace(", ", ",\n"), fontsize=7
+                )
     return fig
 
 
@@ -186,7 +188,7 @@ def boxes(records: pd.DataFrame) -> Figure:
                 ax.set_xlabel("a test view", fontsize=7)
                 continue
             edges = kept[f"edges_{number - 1}"]
-            look = {"linewidths": (0.9, 0.6, 0.35)[number - 1], "alpha": (0.8, 0.5, 0.35)[number - 1]}
+            look = {"linewidths": (0.7, 0.35, 0.2)[number - 1], "alpha": (0.7, 0.4, 0.25)[number - 1]}
             ax.add_collection(LineCollection(edges.reshape(-1, 2, 2), colors=f"C{number - 1}", **look))
             ax.set_xlabel(f"scale {number}: {len(edges)} tensors", fontsize=7)
     return fig
