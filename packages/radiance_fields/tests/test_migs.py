@@ -189,6 +189,18 @@ def test_isometry_is_zero_under_rigid_motion_and_positive_under_scaling():
     assert losses.isometry(sigma.flatten(-2), (1.2 * sigma).flatten(-2), near) > 1e-3
 
 
+def test_dissimilarity_is_that_of_scikit_image():
+    from skimage.metrics import structural_similarity
+
+    a, b = torch.rand(2, 1, 21, 25, 3, generator=g(), dtype=DOUBLE)
+    b = 0.7 * a + 0.3 * b
+    _, full = structural_similarity(
+        a[0].numpy(), b[0].numpy(), win_size=7, channel_axis=2, data_range=1.0, use_sample_covariance=False, full=True
+    )
+    assert float(losses.dissimilarity(a, b)) == pytest.approx(1 - full[3:-3:2, 3:-3:2].mean(), abs=1e-9)
+    assert float(losses.dissimilarity(a, a)) == pytest.approx(0, abs=1e-12)
+
+
 def small(rank=12):
     found = data.load("humanoids", seed=0, people=2, newcomers=1, size=24, frames=6, tests=2, skin=300)
     tensor = GaussianTensorCP(2, 120, rank=rank, generator=g())

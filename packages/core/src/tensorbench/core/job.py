@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tensorbench.core import provenance, record, tracking, warm
+from tensorbench.core import data, provenance, record, tracking, warm
 from tensorbench.core.config import DEFAULT_SCALE, ConfigError, Experiment, config_hash, load
 from tensorbench.core.errors import unknown
 from tensorbench.core.process import limit_loaded_libraries, limit_threads, seed_everything, set_up_logging
@@ -311,6 +311,7 @@ def open_job(
             raise JobNotStarted(experiment, dataset, method, root, str(error)) from error
     try:
         module = import_experiment(experiment, root)
+        data.discover(experiment.package)  # others only for a name that is not there
     except Exception as error:
         reason = f"{experiment.module} cannot be imported: {type(error).__name__}: {error}"
         raise JobNotStarted(experiment, dataset, method, root, reason) from error

@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     set_up_logging(arguments.log)
     root = arguments.root.resolve()
     gc.disable()  # a report lives for seconds; figures make so many objects that collecting takes a fifteenth of them
-    data.discover()
+    data.discover(arguments.experiment.split("/")[0] if arguments.command in ("collect", "experiment") else None)
     try:
         if arguments.command == "track":
             track(load(root, arguments.scale), root)

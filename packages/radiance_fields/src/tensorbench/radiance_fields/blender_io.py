@@ -4,6 +4,13 @@ A folder holds transforms_train.json, transforms_val.json and transforms_test.js
 horizontal field of view in radians) and ``frames`` of ``file_path`` (without .png) and ``transform_matrix``
 (camera-to-world, OpenGL: x right, y up, looks along -z); pictures are RGBA PNG with straight alpha. Beside them this
 module keeps distances and normals in ``<file>_geometry.npz``. Mildenhall et al. 2020, arXiv 2003.08934.
+
+>>> data = read_blender("nerf_synthetic/lego", downscale=8)
+>>> generator = torch.Generator().manual_seed(0)
+>>> field = TensorVM(data.box, (64, 64, 64), generator=generator)
+>>> trained = train(field, data, steps=600, generator=generator, schedule=Schedule(mask=(150, 300)))
+>>> render_path(field, data, path="lego.gif", alpha_mask=trained.alpha_mask)
+>>> export_mesh(field, "lego.ply")
 """
 
 from __future__ import annotations

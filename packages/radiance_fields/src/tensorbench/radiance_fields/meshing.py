@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from tensorbench.radiance_fields.fields.base import Field
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
+from tensorbench.radiance_fields.fields.base import Field
 
 FORMATS = ("glb", "obj", "off", "ply", "stl")
 

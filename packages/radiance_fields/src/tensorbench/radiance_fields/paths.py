@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from tensorbench.radiance_fields.fields.base import Field
-from tensorbench.radiance_fields.rendering import Occupied, render_image
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
 from tensorbench.radiance_fields.cameras import Camera, check_poses, orbit
+from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.rendering import Occupied, render_image
 from tensorbench.radiance_fields.views import SceneData
 
 FILMS = ("gif", "png")

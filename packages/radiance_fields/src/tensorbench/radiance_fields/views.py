@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from tensorbench.radiance_fields.cameras import Camera, camera_rays, check_poses
+if TYPE_CHECKING:  # lists of datasets read this module, and torch takes seconds
+    import torch
+    from torch import Tensor
+
+    from tensorbench.radiance_fields.cameras import Camera
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Views:
     normals: Float[np.ndarray, "n height width 3"] | None = None
 
     def __post_init__(self) -> None:
+        import torch
+
+        from tensorbench.radiance_fields.cameras import check_poses
+
         n, height, width = self.images.shape[:3]
         if not n:
             raise ValueError("no views")
@@ -47,13 +54,17 @@ class Views:
 
     def select(self, rows: np.ndarray | list[int] | slice) -> Views:
         """Some of the views."""
-        parts = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
         return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
 
     def rays(
         self, device: torch.device | str = "cpu", *, half_pixel: bool = True
     ) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]]:
         """Origins, unit directions and colours of every pixel of every view, view by view and row by row."""
+        import torch
+
+        from tensorbench.radiance_fields.cameras import camera_rays
+
         poses = torch.as_tensor(self.c2w, dtype=torch.float32, device=device)
         origins, directions = camera_rays(self.camera, poses, half_pixel=half_pixel)
         colours = torch.as_tensor(self.images, dtype=torch.float32, device=device)

@@ -169,12 +169,17 @@ def _import(module: str) -> ModuleType:
         raise ImportError(f"the datasets of {module} cannot be imported ({type(error).__name__}: {error})") from error
 
 
-def discover() -> None:
-    """Import ``tensorbench.<package>.datasets`` (a module, or a package with modules) of all installed packages."""
+def discover(only: str | None = None) -> None:
+    """Import ``tensorbench.<package>.datasets`` (a module, or a package with modules) of all installed packages.
+
+    ``only`` that package's, and core's: what a job needs, for a tenth of the time.
+    """
     import tensorbench
 
     for info in pkgutil.iter_modules(tensorbench.__path__):
         package = f"tensorbench.{info.name}"
+        if only is not None and info.name not in (only, "core"):
+            continue
         if package == "tensorbench.core":
             _import("tensorbench.core.data.shared")
             continue

@@ -74,7 +74,7 @@ def field_family(
     views: int = 40,
     teacher_steps: int = 600,
     steps: int = 250,
-    points: int = 4096,
+    points: int = 2048,
     rates: str = "vm 0.03 hash 0.02 mlp 0.1 voxel 0.2",
 ) -> dict[str, Any]:
     """The arrays of :func:`trained_field` with the prefix ``vm/``, and of the three others with theirs. All share the

@@ -127,5 +127,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         axes[2].set(title="CP", xlabel="rank R", ylabel="")
         ticks = sorted(errors["step"].unique())
         plotting.log_axis(axes[2], "x", ticks=ticks)
+        plotting.legend(axes[2], loc="lower left")  # its colours are people, not formats
+        for line in axes[2].lines:
+            line.set_label("_people")
+    axes[0].set_ylim(bottom=1e-5)
     plotting.legend(fig)
     yield "ranks", fig

@@ -30,7 +30,9 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def _found(records: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     files = rec.artifacts(records, "pictures.npz")
-    return {row.method: dict(np.load(row.path)) for row in files.itertuples()} if len(files) else {}
+    if not len(files):
+        return {}
+    return {str(method): dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
 
 
 def _show(ax: Axes, picture: np.ndarray, text: str = "", **options: Any) -> None:
@@ -55,7 +57,7 @@ def novel_poses(records: pd.DataFrame) -> Figure:
         return _nothing()
     first = found[shown[0]]
     people = sum(key.startswith("truth_pose_") for key in first)
-    cases = [(k, frame) for k in range(people) for frame in (0, 3) if frame < len(first[f"pose_{k}"])]
+    cases = [(k, frame) for k in range(people) for frame in (1, 2) if frame < len(first[f"pose_{k}"])]
     errors = [name for name in ("per_person", "cp_40") if name in found]
     names = ["truth", *shown, *(f"error of {plotting.label(name)}" for name in errors)]
     fig, axes = plotting.figure(
@@ -72,7 +74,7 @@ def novel_poses(records: pd.DataFrame) -> Figure:
             else:
                 method = errors[names.index(name) - len(names)]
                 off = np.abs(found[method][f"pose_{k}"][frame].astype(float) - truth).mean(-1) / 255
-                _show(ax, off, cmap="magma_r", vmin=0, vmax=WORST)
+                _show(ax, off, cmap="Reds", vmin=0, vmax=WORST)
         label = name if name == "truth" or name not in found else plotting.label(name)
         line[0].set_ylabel(label.replace(" of ", " of\n"), fontsize=7)
     return fig
@@ -87,19 +89,21 @@ def quality(records: pd.DataFrame) -> Figure:
         return fig
     shown = [name for name in ROWS if (records["method"] == name).any()]
     looks = plotting.styles(shown)
-    plotting.log_axis(axes[0], "x")
     for name in shown:
         part = records[records["method"] == name]
         middle, spread = part["pose_psnr"].mean(), part["pose_psnr"].std() if len(part) > 1 else 0.0
         look = plotting.style(name) if name in looks else {}
         axes[0].errorbar(part["weights"].mean(), middle, yerr=spread, linestyle="none", marker=look.get("marker", "o"),
                          color=look.get("color"), label=look.get("label", name), capsize=2)  # fmt: skip
+    plotting.log_axis(axes[0], "x", ticks=[5e4, 1e5, 2e5])
     axes[0].set(xlabel="weights in all", ylabel="PSNR, novel poses (dB)")
     ranked = records[records["method"].isin(RANKED)]
     if len(ranked):
         line = ranked.assign(rank=ranked["method"].map(RANKED), what="MIGS")
         plotting.series(axes[1], line, "rank", "pose_psnr", by="what")
-        for name, text in (("full", "full tensor"), ("per_person", "a model each"), ("mean", "mean avatar")):
+        for line in axes[1].lines:
+            line.set_label("_migs")
+        for name, text in (("per_person", "a model each"), ("mean", "mean avatar")):
             if (records["method"] == name).any():
                 plotting.reference(axes[1], y=records.loc[records["method"] == name, "pose_psnr"].mean(), text=text)
         plotting.log_axis(axes[1], "x", ticks=sorted(RANKED.values()))
@@ -116,14 +120,14 @@ def quality(records: pd.DataFrame) -> Figure:
 
 
 def newcomer(records: pd.DataFrame) -> Figure:
-    """The person seen in six frames, in novel poses: truth, the ways of learning it, and from all frames."""
+    """The person seen in six frames, in four novel poses: truth, the ways of learning it, and from all frames."""
     found = _found(records)
     rows = [("cp_40", "new_row", "row alone"), ("cp_40", "new", "row and colour"), ("cp_40", "new_all", "everything"),
             ("per_person", "new", "model from scratch"), ("cp_40_joint", "new", "there from the start")]  # fmt: skip
     rows = [row for row in rows if row[1] in found.get(row[0], {})]
     if not rows or "truth_new" not in found[rows[0][0]]:
         return _nothing()
-    truth = found[rows[0][0]]["truth_new"]
+    truth = found[rows[0][0]]["truth_new"][:4]
     fig, axes = plotting.figure(
         columns=2, rows=len(truth), cols=len(rows) + 1, height=2.6 * len(truth) + 0.6, squeeze=False
     )

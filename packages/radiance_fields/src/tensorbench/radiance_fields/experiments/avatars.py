@@ -10,7 +10,7 @@ everything.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tensorbench.radiance_fields.datasets.humanoids import Avatars, Person
 from tensorbench.radiance_fields.experiments import avatar_figures
 from tensorbench.radiance_fields.metrics import count_weights
 from tensorbench.radiance_fields.migs.avatar import Avatar
-from tensorbench.radiance_fields.migs.tensors import FullTensor, GaussianTensorCP, starting_table
+from tensorbench.radiance_fields.migs.tensors import AttributeTensor, FullTensor, GaussianTensorCP, starting_table
 from tensorbench.radiance_fields.migs.training import (
     Recipe,
     Subject,
@@ -35,7 +35,12 @@ from tensorbench.radiance_fields.migs.training import (
     train,
 )
 
-METHODS = {"cp": GaussianTensorCP, "full": FullTensor, "mean": FullTensor, "per_person": FullTensor}
+METHODS: dict[str, Callable[..., AttributeTensor]] = {
+    "cp": GaussianTensorCP,
+    "full": FullTensor,
+    "mean": FullTensor,
+    "per_person": FullTensor,
+}
 NETWORKS = ("skinning", "deformation", "color", "features", "levels", "log2_table", "finest")
 
 
@@ -67,15 +72,15 @@ def run(run: Run) -> None:
         means = {name: float(np.mean([scores[name] for _, scores in found])) for name in found[0][1]}
         run.log(**{f"{split}_{name}": value for name, value in means.items()})
         kept |= {f"{split}_{k}": images for k, (images, _) in enumerate(found)}
-    if data.newcomers:
+    if data.newcomers and few:  # few: 0 leaves them out
         kept |= _newcomer(run, where, data, build, recipe, few, adapt, joint)
     if run.seed == 0:
         for k, person in enumerate(data.people):
             kept |= {f"truth_{split}_{k}": _small(getattr(person, split).images) for split in ("pose", "view")}
         if data.newcomers:
             kept |= {"truth_new": _small(data.newcomers[0].pose.images)}
-        np.savez_compressed(run.artifact("pictures.npz"), **kept)
-        if run.method.uses == "cp" and not joint:
+        np.savez_compressed(run.artifact("pictures.npz"), **kept)  # type: ignore[arg-type]  # its stub names a flag
+        if run.method.uses == "cp" and few and not joint:  # one film is enough
             avatar_figures.animate(models[0], data, run.artifact("animation.gif"))
 
 
@@ -99,7 +104,8 @@ def model_of(
     if count > len(skin):
         raise ValueError(f"gaussians {count}: the skin has {len(skin)} points to start from")
     points = skin[torch.randperm(len(skin), generator=generator)[:count]]
-    extra: dict[str, Any] = {"cp": {"rank": rank}, "mean": {"mean": True}}.get(kind, {})
+    extras: dict[str, dict[str, Any]] = {"cp": {"rank": rank}, "mean": {"mean": True}}
+    extra = extras.get(kind, {})
     tensor = METHODS[kind](len(people), count, generator=generator, **extra)
     tensor.fit_init(starting_table(points, generator, opacity=build["opacity"]))
     return Avatar(tensor, background=background, generator=generator, **{key: build[key] for key in NETWORKS})
@@ -135,7 +141,8 @@ def _newcomer(
     if run.method.uses != "cp":
         return {}
     found = {}
-    for name, chosen in {"": {"color": True}, "_row": {"color": False}, "_all": {"everything": True}}.items():
+    ways: dict[str, dict[str, Any]] = {"": {"color": True}, "_row": {"color": False}, "_all": {"everything": True}}
+    for name, chosen in ways.items():
         model = copy.deepcopy(where[0][0])
         index = model.attributes.add_identity()
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
@@ -144,7 +151,10 @@ def _newcomer(
         run.log(**{f"newcomer{name}_psnr": scores["psnr"], f"newcomer{name}_weights": changed})
         found[f"new{name}"] = images
         if name == "_row":
-            run.log(newcomer_keeps_rest=_only_row(model, before, index) and changed == model.attributes.u2.shape[1])
+            run.log(
+                newcomer_keeps_rest=_only_row(model, before, index)
+                and changed == model.attributes.person_rows().shape[1]
+            )
     return found
 
 

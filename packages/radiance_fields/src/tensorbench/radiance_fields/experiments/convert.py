@@ -108,7 +108,7 @@ def run(run: Run) -> None:
                 teacher, student, View.of(data), steps=options["steps"], rays=options["rays"], samples=samples,
                 stages=stages, weights=weights, occupied=occupied, inherited=options["mode"] != "rgb_only",
                 groups=rates(student, options["lr"], options["lr_net"]), generator=generator,
-                source=RandomRays(data.train.camera, hard=options.get("hard", 0.0), generator=generator),
+                source=RandomRays(data.train.camera, generator=generator),
                 evaluate=lambda _: look(student, mask), evaluate_every=every,
                 log=run.log, log_every=every,
             )  # fmt: skip
@@ -206,9 +206,8 @@ def _conversions(records: pd.DataFrame) -> Figure:
     if frame.empty:
         plotting.empty(ax)
         return fig
-    frame["student"] = [m.removesuffix("_rgb").removesuffix("_hard") for m in frame["method"]]
-    frame["mode"] = ["pixels alone" if m.endswith("_rgb") else "hard rays" if m.endswith("_hard") else "progressive"
-                     for m in frame["method"]]  # fmt: skip
+    frame["student"] = [m.removesuffix("_rgb") for m in frame["method"]]
+    frame["mode"] = ["pixels alone" if m.endswith("_rgb") else "progressive" for m in frame["method"]]
     plotting.bars(ax, frame, "gap_db", group="student", by="mode")
     ax.axhline(0, color="#555555", linewidth=0.6)
     plotting.reference(ax, y=-3, text="bound (MLP: −6)")

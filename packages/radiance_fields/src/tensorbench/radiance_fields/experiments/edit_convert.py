@@ -21,7 +21,7 @@ from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.distill import RandomRays, Stages, View, distill, distill_points
 from tensorbench.radiance_fields.distill.editing import Composed, Moved, erase
 from tensorbench.radiance_fields.distill.kinds import make
-from tensorbench.radiance_fields.distill.pair import rates
+from tensorbench.radiance_fields.distill.pair import inherit, rates
 from tensorbench.radiance_fields.distill.rays import random_poses
 from tensorbench.radiance_fields.experiments.convert import scenery, teacher_of
 from tensorbench.radiance_fields.fields.base import Field
@@ -31,7 +31,7 @@ from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask, build_alph
 
 METHODS = {"twins": None, "halved": None}
 POSES = 3
-VOXEL_RATE, VOXEL_POINTS = 0.2, 4096
+VOXEL_RATE, VOXEL_POINTS = 0.2, 2048
 
 
 def run(run: Run) -> None:
@@ -44,6 +44,7 @@ def run(run: Run) -> None:
     occupied = build_alpha_mask(edited, (64, 64, 64))
     large = run.dataset.params.get("paper_size", False)
     student = make(options["student"], torch.from_numpy(data.box), generator, paper_size=large).to(run.device)
+    inherit(teacher, student)  # the network of colours: edits move features about and leave it as it is
     with run.time("fit"):
         distill(
             edited, student, view, steps=options["steps"], rays=options["rays"], samples=samples, occupied=occupied,

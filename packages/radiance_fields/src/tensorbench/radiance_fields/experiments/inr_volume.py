@@ -80,7 +80,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 
 def _time(records: pd.DataFrame) -> Figure:
-    """PSNR against CPU seconds, a panel for each video; dotted lines are TensorLy's on the grid."""
+    """PSNR against CPU seconds, a panel for each video; dotted lines are TensorLy's formats on the grid."""
     names = list(pd.unique(records["dataset"])) if len(records) else ["none"]
     fig, axes = plotting.figure(columns=2, cols=len(names), height=7.5, squeeze=False)
     history = rec.history(records, "psnr_db") if len(records) else pd.DataFrame()
@@ -93,8 +93,10 @@ def _time(records: pd.DataFrame) -> Figure:
         ax.set(title=plotting.label(name), xlabel="CPU time (s)", ylabel="PSNR (dB)")
         bounds = records[(records["dataset"] == name) & (records["method"] == "grid")]
         for format in ("cp", "tt", "tucker"):
-            if f"psnr_{format}" in bounds and len(bounds) and bounds[f"psnr_{format}"].notna().any():
-                plotting.reference(ax, y=float(bounds[f"psnr_{format}"].mean()), text=f"{format.upper()} on the grid")
+            if f"psnr_{format}" in bounds and bounds[f"psnr_{format}"].notna().any():
+                level = float(bounds[f"psnr_{format}"].mean())
+                ax.axhline(level, color=plotting.style(format)["color"], linestyle=":", linewidth=1)
+        plotting.log_axis(ax, "x", ticks=[0.25, 0.5, 1, 2, 4])
     plotting.legend(fig)
     return fig
 

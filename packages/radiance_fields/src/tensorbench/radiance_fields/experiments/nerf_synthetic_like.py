@@ -1,8 +1,7 @@
 """Radiance fields of every kind on the same scenes, rays and steps: quality against weights and against CPU time.
 
 All methods go through the one trainer of the package with the same rays, samples and alpha masks. The history's steps
-are training steps (``psnr_at``, ``cpu_seconds_at``) or CPU seconds of training (``psnr_by_time``; a method that has
-finished its steps by then keeps what it has). Pictures are of the test views.
+are training steps: ``psnr_at``, and the CPU seconds until then, ``cpu_seconds_at``. Pictures are of the test views.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,15 @@ def owned(module: str, data: SceneData, *, generator: torch.Generator, **params:
     return build(data, generator=generator, **params)
 
 
+def strivec(
+    data: SceneData, *, generator: torch.Generator, coarse: Mapping[str, Any] = MappingProxyType({}), **params: Any
+) -> Field:
+    """Strivec, at the rate of the grids (what is searched here multiplies it); ``coarse`` is for its placement."""
+    from tensorbench.radiance_fields.strivec.build import build
+
+    return build(data, generator=generator, rate=1.0, **coarse, **params)
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "tensorf_vm": functools.partial(tensorf, "vm"),
     "tensorf_cp": functools.partial(tensorf, "cp"),
@@ -51,80 +60,63 @@ METHODS: dict[str, Callable[..., Any]] = {
     "hash": functools.partial(owned, "fields.hash"),
     "mlp": functools.partial(owned, "fields.mlp"),
     "f_inr": functools.partial(owned, "implicit.field"),
-    "strivec": functools.partial(owned, "strivec.build"),
+    "strivec": strivec,
 }
-TRAINING = (
-    "steps",
-    "rays",
-    "samples",
-    "masks",
-    "last_voxels",
-    "losses",
-    "lr_grid",
-    "lr_net",
-    "marks",
-    "points",
-    "orbit",
-)
+TRAINING = ("steps", "rays", "samples", "masks", "last_voxels", "losses", "rate", "points", "orbit", "trial")
 
 
 def run(run: Run) -> None:
-    """Build, train with a look now and then, and measure on the test views."""
-    from tensorbench.radiance_fields.training import train
+    """Build, train with a look now and then, and measure on the test views; a trial is brief and sees no test view."""
+    from tensorbench.radiance_fields.training import mean_psnr, train
 
     data, options = run.dataset.load(run.seed), dict(run.method.params)
     plan = {name: options.pop(name) for name in TRAINING if name in options}
+    if run.trial is not None:
+        plan |= {"masks": [], **plan["trial"]}
     generator = run.generator
     started = time.process_time()
     field = METHODS[run.method.uses](data, generator=generator, **options).to(run.device)
     building = time.process_time() - started
-    watch = Watch(run, building, list(plan["marks"]), list(plan["points"]))
+    watch = Watch(run, building, [] if run.trial is not None else list(plan["points"]))
     with run.time("fit"):
         trained = train(
             field, data, generator=generator, steps=plan["steps"], rays=plan["rays"], samples=plan["samples"],
-            losses=plan.get("losses"), schedule=schedule(plan, data), callback=watch, progress=run.progress,
+            losses=plan.get("losses"), schedule=schedule(plan), callback=watch, progress=run.progress,
         )  # fmt: skip
     if trained.history.diverged:
         raise RuntimeError(f"training diverged after {trained.history.steps} steps; lower the learning rates")
-    watch.finish(measure(run, field, data, trained, plan))
+    if run.trial is not None:
+        run.log(valid_psnr=mean_psnr(field, data, data.valid.select([0, -1]), plan["samples"]))
+        return
+    psnr, seconds = measure(run, field, data, trained, plan), building + trained.cpu_seconds
+    run.log(step=trained.history.steps, psnr_at=psnr, cpu_seconds_at=seconds)
     run.log(
         weights=count_weights(field), megabytes=size_bytes(field) / 1e6, build_cpu_seconds=building,
-        step_ms=1000 * trained.cpu_seconds / trained.history.steps, train_cpu_seconds=building + trained.cpu_seconds,
+        step_ms=1000 * trained.cpu_seconds / trained.history.steps, train_cpu_seconds=seconds,
     )  # fmt: skip
 
 
-def schedule(plan: Mapping[str, Any], data: SceneData) -> Any:
+def schedule(plan: Mapping[str, Any]) -> Any:
     """Masks and rates; with ``last_voxels`` (a side) the paper's growth in proportion to the steps."""
     from tensorbench.radiance_fields.tensorf.schedule import Schedule, tensorf_schedule
 
-    rates = {name: plan[name] for name in ("lr_grid", "lr_net") if name in plan}
+    rate = plan.get("rate", 1.0)
+    rates = {"lr_grid": 0.02 * rate, "lr_net": 1e-3 * rate}
     if "last_voxels" in plan:
         return tensorf_schedule(plan["steps"], 128**3, plan["last_voxels"] ** 3, **rates)
     return Schedule(mask=tuple(plan["masks"]), shrink=False, **rates)
 
 
 class Watch:
-    """Looks at a field while it trains: PSNR of the test views at given steps and CPU seconds."""
+    """Looks at a field while it trains: PSNR of the test views after given steps, and the CPU seconds until then."""
 
-    def __init__(self, run: Run, building: float, marks: list[float], points: list[int]) -> None:
-        self.run, self.building, self.marks, self.points = run, building, marks, points
+    def __init__(self, run: Run, building: float, points: list[int]) -> None:
+        self.run, self.building, self.points = run, building, points
 
     def __call__(self, state: State) -> None:
-        seconds = self.building + state.cpu_seconds
-        due = [mark for mark in self.marks if seconds >= mark]
-        if not due and state.step not in self.points:
-            return
-        psnr = state.mean_psnr(state.data.test)
-        for mark in due:
-            self.run.log(step=mark, psnr_by_time=psnr)
-            self.marks.remove(mark)
         if state.step in self.points:
-            self.run.log(step=state.step, psnr_at=psnr, cpu_seconds_at=seconds)
-
-    def finish(self, psnr: float) -> None:
-        """What the marks that were not reached would find: a field that is done."""
-        for mark in self.marks:
-            self.run.log(step=mark, psnr_by_time=psnr)
+            psnr = state.mean_psnr(state.data.test)
+            self.run.log(step=state.step, psnr_at=psnr, cpu_seconds_at=self.building + state.cpu_seconds)
 
 
 @torch.no_grad()
@@ -213,7 +205,7 @@ ZOOM = 0.4  # share of a picture's side that is shown enlarged
 def views(records: pd.DataFrame) -> Figure:
     """A test view by every method: the picture with its PSNR, the middle enlarged, and the error."""
     files = rec.artifacts(records, "view.npz")
-    found = {(row.dataset, row.method): dict(np.load(row.path)) for row in files.itertuples()}
+    found = {(str(row.dataset), str(row.method)): dict(np.load(str(row.path))) for row in files.itertuples()}
     if not found:
         fig, ax = plotting.figure()
         plotting.empty(ax)
@@ -230,6 +222,7 @@ def views(records: pd.DataFrame) -> Figure:
         window = _busiest(truth)
         _picture(rows[0][0], truth, "truth" if number == 0 else "")
         _picture(rows[1][0], truth[window])
+        rows[0][0].set_ylabel(plotting.label(scene), fontsize=8)
         _picture(rows[2][0], np.zeros_like(truth[..., 0]))
         rows[2][0].set_visible(False)
         for column, method in enumerate(methods, start=1):
@@ -240,7 +233,8 @@ def views(records: pd.DataFrame) -> Figure:
                 continue
             error = np.abs(entry["found"] - truth).mean(axis=-1)
             psnr = -10 * np.log10(np.mean((entry["found"] - truth) ** 2))
-            _picture(rows[0][column], entry["found"], plotting.label(method) if number == 0 else "", f"{psnr:.1f} dB")
+            first = not any((name, method) in found for name in scenes[:number])
+            _picture(rows[0][column], entry["found"], plotting.label(method) if first else "", f"{psnr:.1f} dB")
             _picture(rows[1][column], entry["found"][window])
             _picture(rows[2][column], error)
     return fig

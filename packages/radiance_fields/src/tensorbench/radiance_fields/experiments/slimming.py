@@ -76,7 +76,7 @@ def run(run: Run) -> None:
     if run.method.name == "plain":
         _other_cuts(run, data, field, mask)
     if run.seed == 0:
-        _keep_pictures(run, data, field, mask)
+        keep_pictures(run, data, field, mask)
 
 
 def _last_step(rule: RankRule) -> float:
@@ -115,7 +115,7 @@ def _other_cuts(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> N
         )  # fmt: skip
 
 
-def _keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> None:
+def keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -> None:
     """The first test view at every rank."""
     options = run.method.params
     one = data.test.select([0])
@@ -124,7 +124,8 @@ def _keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) -
         f"rank_{rank}": render_views(slim(full, rank), data, one, options["samples"], mask)[0].cpu().numpy()
         for rank in options["ranks"]
     }
-    np.savez_compressed(run.artifact("pictures.npz"), truth=one.images[0], **shown)
+    shown["truth"] = np.asarray(one.images[0])
+    np.savez_compressed(run.artifact("pictures.npz"), **shown)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ claims
@@ -150,13 +151,14 @@ def over_best_order(records: pd.DataFrame) -> list[float]:
     from tensorbench.core import records as rec
 
     ours = rec.history(records, "psnr_at")
-    ours = ours[(ours["method"] == "train") & (ours["step"] == 2)].set_index(["dataset", "seed"])["value"]
+    ours = ours[(ours["method"] == "train") & (ours["step"] == 2)]
     others = pd.concat([rec.history(records, f"{way}_psnr_at") for way in ("random", "sorted", "svd")])
     others = others[(others["method"] == "plain") & (others["step"] == 2)]
     best = others.groupby(["dataset", "seed"])["value"].max()
-    return (ours - best).dropna().groupby("seed").mean().tolist()
+    gain = ours.set_index(["dataset", "seed"])["value"] - best
+    return gain.dropna().groupby("seed").mean().tolist()
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "curves", slimming_figures.curves(records)
-    yield "pictures", slimming_figures.pictures(records, ["plain", "fixed", "train"])
+    yield "pictures", slimming_figures.pictures(records, ["plain", "train"])

@@ -18,9 +18,10 @@ from tensorbench.core import data, plotting
 from tensorbench.core.run import Run
 from tensorbench.core.timing import compare
 from tensorbench.radiance_fields.experiments.strivec_ablations import SCENE
-from tensorbench.radiance_fields.rendering import render_rays
+from tensorbench.radiance_fields.rendering import Rendered, render_rays
 from tensorbench.radiance_fields.strivec import Scale, TensorCloud, build
 from tensorbench.radiance_fields.strivec.cloud import Gathered
+from tensorbench.radiance_fields.tensorf.schedule import Schedule
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
 from tensorbench.radiance_fields.training import RaySet, train
 
@@ -28,9 +29,10 @@ METHODS = {"strivec": build}
 
 
 def run(run: Run) -> None:
+    """Both comparisons, on the scene of seed 0; the run's seed draws weights and samples."""
     options = dict(run.method.params)
-    views = data.load("analytic_scene", seed=run.seed, **{k: run.dataset.params[k] for k in SCENE})
-    points = torch.from_numpy(run.dataset.load(run.seed))
+    views = data.load("analytic_scene", seed=0, **{k: run.dataset.params[k] for k in SCENE})
+    points = torch.from_numpy(run.dataset.load(0))
     time_gathers(run, points, options)
     time_steps(run, views, points, options)
 
@@ -81,10 +83,10 @@ def _ordered_by_tensor(found: Gathered) -> Gathered:
 
 
 def time_steps(run: Run, views: Any, points: torch.Tensor, options: dict[str, Any]) -> None:
-    """A step of training each, once both fields have something to show."""
+    """A step of training each, once both fields have something to show: colours are evaluated only where that is so."""
     scales = [Scale(s, h, int(d), int(a), int(b)) for s, h, d, a, b in options["scales"]]
     fields = {
-        "strivec": build(views, generator=run.generator, points=points, scales=scales),
+        "strivec": build(views, generator=run.generator, points=points, scales=scales, rate=1),
         "tensorf_vm": TensorVM(
             torch.as_tensor(views.box), (options["voxels"],) * 3, rank_sigma=options["vm_sigma"],
             rank_color=options["vm_color"], width=64, generator=run.generator,
@@ -92,23 +94,27 @@ def time_steps(run: Run, views: Any, points: torch.Tensor, options: dict[str, An
     }  # fmt: skip
     steps = {}
     for name, field in fields.items():
-        train(field, views, generator=run.generator, steps=options["warm_steps"], rays=options["rays"],
-              samples=options["ray_samples"])  # fmt: skip
+        train(
+            field, views, generator=run.generator, steps=options["warm_steps"], rays=options["rays"],
+            samples=options["ray_samples"], schedule=Schedule(lr_grid=options["warm_rate"], decay=1.0),
+        )  # fmt: skip
         steps[name] = _step(field, views, run.generator, options)
-        run.log(**{f"{name}_weights": sum(p.numel() for p in field.parameters())})
+        seen = steps[name]()
+        colored = seen.color_points / seen.density_points
+        run.log(**{f"{name}_weights": sum(p.numel() for p in field.parameters()), f"{name}_colored": colored})
     times = compare(steps, repeats=options["repeats"])
     run.log(strivec_step_seconds=times["strivec"], tensorf_step_seconds=times["tensorf_vm"])
     run.log(step_over_tensorf=times.ratio("strivec", "tensorf_vm").value)
 
 
-def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str, Any]) -> Callable[[], None]:
+def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str, Any]) -> Callable[[], Rendered]:
     background = torch.full((3,), float(views.background))
     rays = RaySet.of(views.train, background).meeting(field.box)
     rays = rays[torch.randperm(len(rays), generator=generator)[: options["rays"]]]
     target = rays.on(background)
     optimizer = torch.optim.Adam(field.parameter_groups(0.02, 1e-3), betas=(0.9, 0.99), fused=True)
 
-    def step() -> None:
+    def step() -> Rendered:
         seen = render_rays(
             field, rays.origins, rays.directions, views.near, views.far, options["ray_samples"], background,
             generator=generator,
@@ -116,6 +122,7 @@ def _step(field: Any, views: Any, generator: torch.Generator, options: dict[str,
         optimizer.zero_grad()
         (seen.rgb - target).square().mean().backward()
         optimizer.step()
+        return seen
 
     return step
 
@@ -133,13 +140,15 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     plotting.bars(axes[0], frame, "seconds", group="part")
     plotting.reference(axes[0], y=0.15, text="0.15 s")
     axes[0].set(ylabel="seconds for 50 000 samples")
-    names = {"strivec_step_seconds": "strivec", "tensorf_step_seconds": "tensorf_vm"}
+    names = {"strivec_step_seconds": "Strivec", "tensorf_step_seconds": "TensoRF-VM"}
     rows = [
-        {"scene": row["dataset"], "seed": row["seed"], "ms": 1000 * row.get(name, float("nan")), "method": method}
+        {"scene": row["dataset"], "seed": row["seed"], "ms": 1000 * row.get(name, float("nan")), "field": text}
         for _, row in records.iterrows()
-        for name, method in names.items()
+        for name, text in names.items()
     ]
-    plotting.bars(axes[1], pd.DataFrame(rows, columns=["scene", "seed", "ms", "method"]), "ms", group="scene")
+    plotting.bars(
+        axes[1], pd.DataFrame(rows, columns=["scene", "seed", "ms", "field"]), "ms", group="scene", by="field"
+    )
     axes[1].set(ylabel="milliseconds a training step")
     plotting.legend(axes[1])
     yield "speed", fig

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tensorbench.radiance_fields.encodings import spherical_harmonics, trunc_exp
 from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.rendering import DISTANCE_SCALE
 
-DISTANCE_SCALE = 25.0
 LOG_SCALE = math.log(DISTANCE_SCALE)
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from tensorbench.radiance_fields.fields.base import Box, Field
-from tensorbench.radiance_fields.tensorf.grids import trilinear
-from tensorbench.radiance_fields.tensorf.shading import ColorNet
 from torch import Tensor
 from torch.nn import functional as F
 
+from tensorbench.radiance_fields.fields.base import Box, Field
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor
 from tensorbench.radiance_fields.implicit.nets import Axis
+from tensorbench.radiance_fields.tensorf.grids import trilinear
+from tensorbench.radiance_fields.tensorf.shading import ColorNet
 
 if TYPE_CHECKING:
     from tensorbench.radiance_fields.views import SceneData

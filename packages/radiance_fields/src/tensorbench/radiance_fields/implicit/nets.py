@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from tensorbench.radiance_fields.encodings import HashGrid, positional
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
+from tensorbench.radiance_fields.encodings import HashGrid, positional
 
 BACKENDS = ("relu", "tanh", "siren", "wire", "finer", "gaussian")
 EMBEDDINGS = ("none", "positional", "fourier", "hash")

@@ -22,6 +22,34 @@ REACH = 1.1  # metres: rest points lie in [-REACH, REACH]³
 SH_DEGREE = 3
 
 
+_FORKS = {joint: kids for joint in range(COUNT) if len(kids := children(joint)) > 1}
+
+
+def _routes() -> Float[Tensor, "parts 24"]:
+    """Which logarithms make the weight of a joint: of the gates passed on the way to it, of the shares at forks on the
+    way, and of what its own gate keeps back. A gate has the place of the only child; those of the two forks the places
+    of the pelvis and the 25th.
+    """
+    gates = {
+        j: kids[0] if len(kids := children(j)) == 1 else (0 if j == 0 else COUNT) for j in range(COUNT) if children(j)
+    }
+    passed, kept = torch.zeros(COUNT + 1, COUNT), torch.zeros(COUNT + 1, COUNT)
+    shares = {joint: torch.zeros(len(kids), COUNT) for joint, kids in _FORKS.items()}
+    for joint in range(COUNT):
+        if joint in gates:
+            kept[gates[joint], joint] = 1
+        below = joint
+        while (above := PARENTS[below]) >= 0:
+            passed[gates[above], joint] = 1
+            if above in shares:
+                shares[above][_FORKS[above].index(below), joint] = 1
+            below = above
+    return torch.cat([passed, kept, *shares.values()])
+
+
+_ROUTES = _routes()
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between; the last starts ``last`` times as large as torch's default."""
 
@@ -62,18 +90,10 @@ def hierarchical_softmax(x: Float[Tensor, "*points 25"]) -> Float[Tensor, "*poin
     """
     if x.shape[-1] != COUNT + 1:
         raise ValueError(f"{COUNT + 1} logits a point are expected (the joints and a second gate), got {x.shape[-1]}")
-    enter, stay = [torch.zeros_like(x[..., 0])] * COUNT, [torch.zeros_like(x[..., 0])] * COUNT
-    for joint in range(COUNT):
-        kids = children(joint)
-        if not kids:
-            continue
-        gate = x[..., kids[0]] if len(kids) == 1 else x[..., 0 if joint == 0 else COUNT]
-        stay[joint] = nn.functional.logsigmoid(-gate)
-        shares = torch.log_softmax(x[..., kids], dim=-1) if len(kids) > 1 else None
-        for k, kid in enumerate(kids):
-            onward = nn.functional.logsigmoid(gate)
-            enter[kid] = onward if shares is None else onward + shares[..., k]
-    return (torch.stack(enter, dim=-1) @ ancestors().to(x).mT + torch.stack(stay, dim=-1)).exp()
+    # log w is linear in the logarithms of what gates let through and keep back, and of the shares at forks
+    parts = [nn.functional.logsigmoid(x), nn.functional.logsigmoid(-x)]
+    parts += [torch.log_softmax(x[..., kids], dim=-1) for kids in _FORKS.values()]
+    return (torch.cat(parts, dim=-1) @ _ROUTES.to(x)).exp()
 
 
 class SkinningNet(nn.Module):

@@ -207,8 +207,8 @@ class _Objective:
             if self.near is None or self.step % recipe.refresh == 0:
                 self.near = losses.neighbours(out.rest.detach(), recipe.near)
             loss = loss + recipe.isometry * losses.isometry(out.rest, out.moved, self.near)
-            flat = [c.flatten(-2) for c in (out.rest_covariance, out.moved_covariance)]
-            loss = loss + recipe.isometry_covariance * losses.isometry(*flat, self.near)
+            rest, moved = out.rest_covariance.flatten(-2), out.moved_covariance.flatten(-2)
+            loss = loss + recipe.isometry_covariance * losses.isometry(rest, moved, self.near)
         weight = recipe.prior[used >= recipe.early]
         if weight and any(p.requires_grad for p in avatar.skinning.parameters()):
             loss = loss + weight * self._prior(avatar)

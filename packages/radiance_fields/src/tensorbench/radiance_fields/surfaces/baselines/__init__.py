@@ -1,0 +1,1 @@
+"""What else reconstructs a template's deformation from tracked points: meshes, convex relaxation, linear models."""
