@@ -7,7 +7,7 @@ learnt frame and refined photometrically before they are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def hash_grid(box: torch.Tensor, generator: torch.Generator, **options: Any) -> 
     return JointHash(box, generator=generator, **options)
 
 
-METHODS = {"tensorf": tensorf, "barf": barf, "hash_grid": hash_grid}
+METHODS: dict[str, Callable[..., Field]] = {"tensorf": tensorf, "barf": barf, "hash_grid": hash_grid}
 PLAN = ("steps", "rays", "samples", "lr_grid", "lr_net", "lr_pose", "warmup", "kernel", "l1")
 
 
@@ -125,7 +125,7 @@ def _kept(records: pd.DataFrame, dataset: str | None = None) -> tuple[str, dict[
         return "", {}
     dataset = dataset or str(files["dataset"].iloc[0])
     files = files[files["dataset"] == dataset]
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples()}
+    found = {method: dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
     return dataset, {name: found[name] for name in SHOWN if name in found}
 
 
