@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
@@ -71,6 +72,7 @@ def by_rank(records: pd.DataFrame) -> Figure:
             ax = axes[row][column]
             plotting.series(ax, rec.history(part, metric), "step", "value")
             ax.set(xlabel="rank kept" if row else "", ylabel="" if column else text)
+            ax.xaxis.set_major_locator(MultipleLocator(2))
         axes[0][column].set_title(plotting.label(name))
     plotting.legend(fig)
     return fig

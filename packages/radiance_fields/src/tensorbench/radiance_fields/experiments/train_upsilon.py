@@ -48,9 +48,9 @@ def run(run: Run) -> None:
     if run.method.uses == "sweep":
         for upsilon in options["upsilons"]:
             for loss, prefix in (("batch", ""), ("exact", "exact_")):
-                rule = TRaIn(rank, upsilon)
-                area = curve_area(ranks, fit(rule, loss))  # type: ignore[arg-type]
-                run.log(step=100 * upsilon, **{f"{prefix}area_by": area, f"{prefix}unlocked_by": rule.rank})
+                each = TRaIn(rank, upsilon)
+                area = curve_area(ranks, fit(each, loss))  # type: ignore[arg-type]
+                run.log(step=100 * upsilon, **{f"{prefix}area_by": area, f"{prefix}unlocked_by": each.rank})
         return
     rule = _rule(run.method.uses, rank, options)
     with run.time("fit"):
