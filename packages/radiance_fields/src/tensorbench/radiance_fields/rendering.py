@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -243,7 +243,7 @@ def render_image(
     *,
     alpha_mask: Occupied | None = None,
     chunk: int = 8192,
-    **options: float,
+    **options: Any,
 ) -> Rendered:
     """A picture: ``rgb`` (h, w, 3) clipped to [0, 1], ``opacity`` and ``depth`` (h, w). ``chunk`` rays at a time."""
     from tensorbench.radiance_fields.cameras import camera_rays

@@ -91,7 +91,6 @@ def _equal_weights(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> N
     n, size = len(volume), options["size"]
     blocks = len(low_rank.occupied_blocks(volume, size))
     run.log(occupied_blocks=blocks, occupied_share=blocks / (n // size) ** 3)
-    pictures = {"truth": volume.amax(2).numpy()}
     for local_rank in options["ranks"]:
         budget = 3 * size * local_rank * blocks
         rank = local_rank if run.method.uses == "local_cp" else largest_rank(run.method.uses, n, budget)
@@ -102,9 +101,8 @@ def _equal_weights(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> N
         run.log(step=local_rank, error_at=error, weights_at=fitted.weights, rank_at=rank)
         if local_rank == options["shown"]:
             run.log(shown_error=error)
-            pictures["found"] = fitted.volume.amax(2).numpy()
-    if run.seed == 0:
-        np.savez_compressed(run.artifact("views.npz"), **{k: v.astype(np.float32) for k, v in pictures.items()})
+            if run.seed == 0:
+                _keep(run, volume, fitted.volume)
 
 
 def _clouds(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> None:
@@ -114,20 +112,28 @@ def _clouds(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> None:
         fitted = cloud_fit(volume, scales, generator=run.generator, **options)
         run.log(step=rank, error_at=fitted.error(volume), weights_at=fitted.weights)
         if rank == shown and run.seed == 0:
-            views = {"truth": volume.amax(2), "found": fitted.volume.amax(2)}
-            np.savez_compressed(
-                run.artifact("views.npz"), **{k: v.numpy().astype(np.float32) for k, v in views.items()}
-            )
+            _keep(run, volume, fitted.volume)
             run.log(shown_error=fitted.error(volume))
+
+
+def _keep(run: Run, truth: torch.Tensor, found: torch.Tensor) -> None:
+    """The largest values along z, for the figure."""
+    views = [solid.amax(2).numpy().astype(np.float32) for solid in (truth, found)]
+    np.savez_compressed(run.artifact("views.npz"), truth=views[0], found=views[1])
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    yield "turning", turning(records)
-    yield "weights", weights(records)
-    yield "views", views(records)
+    for draw in (turning, weights, views):
+        yield draw.__name__, draw(records) if len(records) else _nothing()
+
+
+def _nothing() -> Figure:
+    fig, ax = plotting.figure()
+    plotting.empty(ax)
+    return fig
 
 
 def turning(records: pd.DataFrame) -> Figure:
@@ -188,21 +194,19 @@ def views(records: pd.DataFrame) -> Figure:
     ]
     names = [name for name in PANELS if name in set(files["dataset"])]
     if not names or not order:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return _nothing()
     cols = len(order) + 1
     size = 15.4 / cols
     fig, axes = plotting.figure(columns=2, rows=len(names), cols=cols, height=(size + 0.45) * len(names), squeeze=False)
     for line, name in zip(axes, names, strict=True):
         part = files[files["dataset"] == name]
-        found = {row.method: np.load(row.path) for row in part.itertuples()}
+        found = {name: np.load(path) for name, path in zip(part["method"], part["path"], strict=True)}
         truth = next(iter(found.values()))["truth"]
         for ax, method in zip(line, ["truth", *order], strict=True):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             ax.spines[:].set_visible(False)
-            if method != "truth" and (method not in found or "found" not in found[method]):
+            if method not in ("truth", *found):
                 ax.set_visible(False)
                 continue
             picture = truth if method == "truth" else found[method]["found"]

@@ -222,6 +222,7 @@ def views(records: pd.DataFrame) -> Figure:
         window = _busiest(truth)
         _picture(rows[0][0], truth, "truth" if number == 0 else "")
         _picture(rows[1][0], truth[window])
+        rows[0][0].set_ylabel(plotting.label(scene), fontsize=8)
         _picture(rows[2][0], np.zeros_like(truth[..., 0]))
         rows[2][0].set_visible(False)
         for column, method in enumerate(methods, start=1):
@@ -232,7 +233,8 @@ def views(records: pd.DataFrame) -> Figure:
                 continue
             error = np.abs(entry["found"] - truth).mean(axis=-1)
             psnr = -10 * np.log10(np.mean((entry["found"] - truth) ** 2))
-            _picture(rows[0][column], entry["found"], plotting.label(method) if number == 0 else "", f"{psnr:.1f} dB")
+            first = not any((name, method) in found for name in scenes[:number])
+            _picture(rows[0][column], entry["found"], plotting.label(method) if first else "", f"{psnr:.1f} dB")
             _picture(rows[1][column], entry["found"][window])
             _picture(rows[2][column], error)
     return fig

@@ -124,7 +124,8 @@ def keep_pictures(run: Run, data: Any, field: SlimVM, mask: AlphaMask | None) ->
         f"rank_{rank}": render_views(slim(full, rank), data, one, options["samples"], mask)[0].cpu().numpy()
         for rank in options["ranks"]
     }
-    np.savez_compressed(run.artifact("pictures.npz"), truth=one.images[0], **shown)
+    shown["truth"] = np.asarray(one.images[0])
+    np.savez_compressed(run.artifact("pictures.npz"), **shown)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ claims
@@ -150,11 +151,12 @@ def over_best_order(records: pd.DataFrame) -> list[float]:
     from tensorbench.core import records as rec
 
     ours = rec.history(records, "psnr_at")
-    ours = ours[(ours["method"] == "train") & (ours["step"] == 2)].set_index(["dataset", "seed"])["value"]
+    ours = ours[(ours["method"] == "train") & (ours["step"] == 2)]
     others = pd.concat([rec.history(records, f"{way}_psnr_at") for way in ("random", "sorted", "svd")])
     others = others[(others["method"] == "plain") & (others["step"] == 2)]
     best = others.groupby(["dataset", "seed"])["value"].max()
-    return (ours - best).dropna().groupby("seed").mean().tolist()
+    gain = ours.set_index(["dataset", "seed"])["value"] - best
+    return gain.dropna().groupby("seed").mean().tolist()
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

@@ -15,14 +15,22 @@ from tensorbench.core import records as rec
 CUTS = {"random": "components at random", "sorted": "components by energy", "svd": "singular components"}
 
 
+def nothing() -> Figure:
+    """What is drawn where there are no records."""
+    fig, ax = plotting.figure()
+    plotting.empty(ax)
+    return fig
+
+
 def curves(records: pd.DataFrame) -> Figure:
     """PSNR over bytes of the ways to train (above), and of other ways to make the ordinary field smaller (below)."""
-    names = list(pd.unique(records["dataset"])) or ["none"]
+    if records.empty:
+        return nothing()
+    names = list(pd.unique(records["dataset"]))
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=11.5, squeeze=False, sharex="col")
     for column, name in enumerate(names):
         part = records[records["dataset"] == name]
-        sizes = rec.history(part, "kib_at")
-        sizes = sizes.groupby("step")["value"].mean() if len(sizes) else pd.Series(dtype=float)
+        sizes = _sizes(part, "kib_at")
         above, below = axes[0][column], axes[1][column]
         points = rec.history(part, "psnr_at")
         points = points[~points["method"].str.endswith("_long")]
@@ -30,7 +38,7 @@ def curves(records: pd.DataFrame) -> Figure:
         above.set(title=plotting.label(name), xlabel="", ylabel="PSNR (dB)")
         _other_ways(below, part, sizes)
         below.set(xlabel="size, 16-bit weights (KiB)", ylabel="PSNR (dB)")
-        ticks = [float(round(size)) for size in sizes]
+        ticks = [float(round(size)) for size in sizes.values()]
         for ax in (above, below):
             plotting.log_axis(ax, "x", ticks=ticks or None)
     for row in axes:
@@ -38,7 +46,13 @@ def curves(records: pd.DataFrame) -> Figure:
     return fig
 
 
-def _other_ways(ax: Axes, records: pd.DataFrame, sizes: pd.Series) -> None:
+def _sizes(records: pd.DataFrame, metric: str) -> dict[float, float]:
+    """Mean KiB by the step of a history."""
+    found = rec.history(records, metric)
+    return {float(step): float(part.mean()) for step, part in found.groupby("step")["value"]}  # type: ignore[arg-type]
+
+
+def _other_ways(ax: Axes, records: pd.DataFrame, sizes: dict[float, float]) -> None:
     pieces = []
     for method, metric, text in (
         ("train", "psnr_at", "TRaIn"),
@@ -48,10 +62,9 @@ def _other_ways(ax: Axes, records: pd.DataFrame, sizes: pd.Series) -> None:
         points = rec.history(records, metric)
         points = points[points["method"] == method]
         pieces.append(points.assign(step=points["step"].map(sizes), way=text))
-    bits, kib = rec.history(records, "quantised_psnr_at"), rec.history(records, "quantised_kib_at")
+    bits, kib = rec.history(records, "quantised_psnr_at"), _sizes(records, "quantised_kib_at")
     if len(bits):
-        size = kib.groupby("step")["value"].mean()
-        pieces.append(bits.assign(step=bits["step"].map(size), way="fewer bits"))
+        pieces.append(bits.assign(step=bits["step"].map(kib), way="fewer bits"))
     plotting.series(ax, pd.concat(pieces), "step", "value", by="way", log="x")
 
 
@@ -60,22 +73,19 @@ WORST = 0.4  # mean error of the three colours that is drawn darkest
 
 def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None = None) -> Figure:
     """The first test view by rank and the truth, and below each row the errors; PSNR under each."""
-    files = rec.artifacts(records, "pictures.npz")
+    files = rec.artifacts(records, "pictures.npz") if len(records) else pd.DataFrame()
     if len(files):
         files = files[files["dataset"] == (dataset or files["dataset"].iloc[0])]
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples() if row.method in methods}
+    found = {row.method: dict(np.load(str(row.path))) for row in files.itertuples() if row.method in methods}
     shown = [name for name in methods if name in found]
     if not shown:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return nothing()
     keys = [key for key in found[shown[0]] if key.startswith("rank_")]
     columns = len(keys) + 1
     size = 15.2 / columns
     fig, axes = plotting.figure(
         columns=2, rows=2 * len(shown), cols=columns, height=(2 * size + 0.6) * len(shown) + 0.7, squeeze=False
     )
-    drawn = None
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -95,6 +105,7 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
             below[column].set_xlabel(f"{psnr:.1f} dB", fontsize=7.5, labelpad=2)
         above[0].set_ylabel(plotting.label(name), fontsize=8)
         below[0].set_ylabel("error", fontsize=8)
-    if drawn is not None:
-        fig.colorbar(drawn, ax=axes[1::2, -1], location="left", shrink=0.8, label="mean absolute error")
+        bar = fig.colorbar(drawn, cax=below[-1].inset_axes((0.1, 0.05, 0.1, 0.9)))
+        bar.set_label("mean absolute error", fontsize=7)
+        bar.ax.tick_params(labelsize=6)
     return fig

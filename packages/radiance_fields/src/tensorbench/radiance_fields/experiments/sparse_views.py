@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
@@ -61,7 +62,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def by_rank(records: pd.DataFrame) -> Figure:
     """PSNR (above) and floaters (below) by rank, a column per scene and number of views."""
-    names = list(pd.unique(records["dataset"])) or ["none"]
+    if records.empty:
+        return slimming_figures.nothing()
+    names = list(pd.unique(records["dataset"]))
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=9.5, squeeze=False, sharex=True)
     for column, name in enumerate(names):
         part = records[records["dataset"] == name]
@@ -69,6 +72,7 @@ def by_rank(records: pd.DataFrame) -> Figure:
             ax = axes[row][column]
             plotting.series(ax, rec.history(part, metric), "step", "value")
             ax.set(xlabel="rank kept" if row else "", ylabel="" if column else text)
+            ax.xaxis.set_major_locator(MultipleLocator(2))
         axes[0][column].set_title(plotting.label(name))
     plotting.legend(fig)
     return fig

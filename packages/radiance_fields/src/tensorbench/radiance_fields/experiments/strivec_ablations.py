@@ -86,21 +86,28 @@ def log_pictures(run: Run, field: Strivec, views: Any, trained: Trained, samples
     if run.seed > 0:
         return
     camera, pose = views.test.camera, torch.as_tensor(views.test.c2w[0]).float()
-    edges = {
-        f"edges_{number}": project(box_edges(scale.centers.cpu(), scale.half_range), pose, camera.width,
-                                   camera.height, float(camera.focal)).numpy()
-        for number, scale in enumerate(field.cloud.scales)
-    }  # fmt: skip
-    np.savez_compressed(run.artifact("view.npz"), found=pictures[0].cpu().numpy(), truth=truth[0].numpy(), **edges)
+    edges = [
+        project(
+            box_edges(scale.centers.cpu(), scale.half_range), pose, camera.width, camera.height, float(camera.focal)
+        )
+        for scale in field.cloud.scales
+    ]
+    kept: dict[str, Any] = {f"edges_{number}": lines.numpy() for number, lines in enumerate(edges)}
+    np.savez_compressed(run.artifact("view.npz"), found=pictures[0].cpu().numpy(), truth=truth[0].numpy(), **kept)
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    yield "variants", variants(records)
-    yield "views", views(records)
-    yield "boxes", boxes(records)
+    for draw in (variants, views, boxes):
+        yield draw.__name__, draw(records) if len(records) else _nothing()
+
+
+def _nothing() -> Figure:
+    fig, ax = plotting.figure()
+    plotting.empty(ax)
+    return fig
 
 
 def variants(records: pd.DataFrame) -> Figure:
@@ -131,16 +138,14 @@ def views(records: pd.DataFrame) -> Figure:
     names = list(pd.unique(files["dataset"]))
     order = [name for name in SHOWN if name in set(files["method"])]
     if not names:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return _nothing()
     cols, size = len(order) + 1, 15.6 / (len(order) + 1)
     fig, axes = plotting.figure(
         columns=2, rows=2 * len(names), cols=cols, height=2 * len(names) * (size + 0.25), squeeze=False
     )
     for row, name in enumerate(names):
         part = files[files["dataset"] == name]
-        found = {file.method: np.load(file.path) for file in part.itertuples()}
+        found = {file: np.load(path) for file, path in zip(part["method"], part["path"], strict=True)}
         truth = next(iter(found.values()))["truth"]
         for column, method in enumerate(["truth", *order]):
             upper, lower = axes[2 * row][column], axes[2 * row + 1][column]
@@ -167,19 +172,17 @@ def boxes(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "view.npz")
     files = files[files["method"] == "three_scales"]
     if not len(files):
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return _nothing()
     fig, axes = plotting.figure(columns=2, rows=len(files), cols=4, height=4.2 * len(files), squeeze=False)
-    for line, file in zip(axes, files.itertuples(), strict=True):
-        kept = np.load(file.path)
+    for line, name, path in zip(axes, files["dataset"], files["path"], strict=True):
+        kept = np.load(path)
         height, width = kept["truth"].shape[:2]
         for number, ax in enumerate(line):
             _bare(ax)
             ax.imshow(kept["truth"], interpolation="nearest", extent=(0, width, height, 0))
             ax.set(xlim=(0, width), ylim=(height, 0))
             if number == 0:
-                ax.set_ylabel(plotting.label(file.dataset), fontsize=7)
+                ax.set_ylabel(plotting.label(name), fontsize=7)
                 ax.set_xlabel("a test view", fontsize=7)
                 continue
             edges = kept[f"edges_{number - 1}"]

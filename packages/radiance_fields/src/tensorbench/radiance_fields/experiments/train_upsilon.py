@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.radiance_fields.experiments.slimming_figures import nothing
 from tensorbench.radiance_fields.slimmerf.evaluation import curve_area
 from tensorbench.radiance_fields.slimmerf.ranks import AllAtOnce, RankRule, TRaIn, even_ranks
 from tensorbench.radiance_fields.slimmerf.volumes import Loss, fit_volume, volume_psnr
@@ -47,9 +48,9 @@ def run(run: Run) -> None:
     if run.method.uses == "sweep":
         for upsilon in options["upsilons"]:
             for loss, prefix in (("batch", ""), ("exact", "exact_")):
-                rule = TRaIn(rank, upsilon)
-                area = curve_area(ranks, fit(rule, loss))  # type: ignore[arg-type]
-                run.log(step=100 * upsilon, **{f"{prefix}area_by": area, f"{prefix}unlocked_by": rule.rank})
+                each = TRaIn(rank, upsilon)
+                area = curve_area(ranks, fit(each, loss))  # type: ignore[arg-type]
+                run.log(step=100 * upsilon, **{f"{prefix}area_by": area, f"{prefix}unlocked_by": each.rank})
         return
     rule = _rule(run.method.uses, rank, options)
     with run.time("fit"):
@@ -65,6 +66,8 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def upsilon(records: pd.DataFrame) -> Figure:
     """PSNR by rank for every rule, and what the threshold does to the area and to the rank that is reached."""
+    if records.empty:
+        return nothing()
     fig, axes = plotting.figure(columns=2, cols=3, height=6.4)
     curves = rec.history(records, "psnr_at")
     plotting.series(axes[0], curves[curves["method"] != "sweep"], "step", "value")

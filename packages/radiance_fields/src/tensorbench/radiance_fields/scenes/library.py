@@ -85,7 +85,7 @@ def blocks() -> Scene:
     rng = np.random.default_rng(7)
     found = []
     for half, centre, (texture, shine) in zip(halves, centres, textures, strict=True):
-        turn = s.rotation(rng.standard_normal(3), float(rng.uniform(25, 65)))
+        turn = s.rotation(rng.standard_normal(3).tolist(), float(rng.uniform(25, 65)))
         shape = s.placed(s.box(half, rounded=0.02), centre, turn)
         found.append(Solid(shape, Material(in_frame(texture, centre, turn), shine)))
     return Scene(tuple(found))

@@ -128,7 +128,7 @@ def displaced(shape: Shape, height: Callable[[Points], Distances], slope: float)
     return lambda p: ((shape(p) - height(p)) / (1 + slope)).astype(p.dtype)
 
 
-def rotation(axis: Sequence[float] | Float[np.ndarray, "3"], degrees: float) -> Float[np.ndarray, "3 3"]:
+def rotation(axis: Sequence[float], degrees: float) -> Float[np.ndarray, "3 3"]:
     """Rotation about an axis by the right-hand rule (Rodrigues)."""
     a = np.asarray(axis, dtype=np.float64)
     length = float(np.linalg.norm(a))

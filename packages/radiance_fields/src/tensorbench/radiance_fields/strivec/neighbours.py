@@ -31,8 +31,8 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def where(self, keep: Bool[Tensor, "p"]) -> Pairs:
-        """Only some of the pairs."""
+    def where(self, keep: Bool[Tensor, "p"] | Int[Tensor, "q"]) -> Pairs:
+        """Some of the pairs, by a mask or in the order of indices."""
         return Pairs(self.rows[keep], self.ids[keep], self.local[keep], self.distance[keep])
 
 
