@@ -25,7 +25,7 @@ from tensorbench.radiance_fields.rendering import render_image, render_rays
 from tensorbench.radiance_fields.views import SceneData, Views
 
 BOX = torch.tensor([[-1.5] * 3, [1.5] * 3])
-CAMERA = Camera(20, 20, 28.0)
+CAMERA = Camera(48, 48, 66.0)
 
 
 def generator(seed=0):
@@ -59,7 +59,7 @@ class Balls(Field):
         return torch.tensor([[0.5, 0.1, 0.2], [-0.4, 0.5, -0.2], [0.0, -0.6, 0.1]])
 
 
-def scene(count=10):
+def scene(count=16):
     white = torch.ones(3)
 
     def look(n, seed):
@@ -105,7 +105,7 @@ def test_gradient_of_the_loss_in_the_poses_is_that_of_differences():
     field = small().double()
     c2w = torch.as_tensor(sphere_poses(4, generator=generator(3))).double()
     local = pixel_directions(CAMERA).double()
-    view, pixel = torch.arange(8) % 4, torch.tensor([150, 188, 190, 210, 212, 228, 230, 250])
+    view, pixel = torch.arange(8) % 4, torch.tensor([900, 1010, 1080, 1150, 1176, 1225, 1300, 1400])
     target = torch.rand(8, 3, generator=generator(4)).double()
 
     def loss(twist):
@@ -136,28 +136,29 @@ def test_rays_are_the_cameras():
 
     c2w = torch.as_tensor(sphere_poses(3, generator=generator())).float()
     local = pixel_directions(CAMERA)
-    origins, directions = rays_through(c2w, local, torch.full((400,), 2), torch.arange(400))
+    origins, directions = rays_through(c2w, local, torch.full((2304,), 2), torch.arange(2304))
     want_o, want_d = camera_rays(CAMERA, c2w[2])
     close(origins, want_o.reshape(-1, 3).float(), 1e-5)
     close(directions, want_d.reshape(-1, 3).float(), 1e-5)
 
 
-def test_true_poses_hardly_move(data):
+def test_true_poses_move_by_less_than_a_pixel(data):
+    """With the true poses and a field that has seen them, 200 joint steps; a pixel is 0.87 degrees."""
     field = BlurredVM(BOX, (20, 20, 20), 4, 6, width=16, generator=generator())
-    plan = JointPlan(steps=200, rays=256, samples=32, lr_grid=0.02, lr_net=1e-3)
-    found = train_joint(field, data, poses_of(data.train), plan, generator(1), every=50)
-    assert found.curve[0][1] < 1e-3 and found.curve[-1][1] < 0.3
-    assert found.history.losses[-1] < 0.5 * found.history.losses[0]
+    rates = {"rays": 384, "samples": 32, "lr_grid": 0.02, "lr_net": 2e-3}
+    train_joint(field, data, poses_of(data.train), JointPlan(steps=200, lr_pose=0.0, **rates), generator(1))
+    found = train_joint(field, data, poses_of(data.train), JointPlan(steps=200, **rates), generator(2), every=50)
+    assert found.curve[0][1] < 1e-3 and 0 < found.curve[-1][1] < 0.6
 
 
 def test_noisy_poses_come_home_and_test_views_follow(data):
-    initial = perturbed(poses_of(data.train), 0.05, generator(7))
+    initial = perturbed(poses_of(data.train), 0.1, generator(7))
     field = BlurredVM(BOX, (14, 14, 14), 4, 6, width=16, generator=generator())
     plan = JointPlan(
-        steps=250, rays=256, samples=32, lr_grid=0.02, lr_net=2e-3, lr_pose=4e-3, upsample={125: 20**3}, mask_at=150,
+        steps=300, rays=256, samples=32, lr_grid=0.02, lr_net=2e-3, lr_pose=1e-2, upsample={150: 20**3}, mask_at=180,
         c2f=C2F((0.3, 0.15, 0.0, 0.0), (0.02, 0.01, 0.0, 0.0)), scales=RandomScale(), mask=EdgeMask(),
     )  # fmt: skip
-    found = train_joint(field, data, initial, plan, generator(1), every=125)
+    found = train_joint(field, data, initial, plan, generator(1), every=150)
     before, after = pose_errors(initial, poses_of(data.train)), pose_errors(found.c2w, poses_of(data.train))
     assert after.rotation.mean() < 0.6 * before.rotation.mean()
     assert field.resolution == (20, 20, 20) and found.mask is not None
@@ -173,7 +174,7 @@ def test_views_are_found_again_in_a_known_field(data):
                          generator=generator(1))  # fmt: skip
     before = pose_errors(start, poses_of(data.test), align=False)
     after = pose_errors(found, poses_of(data.test), align=False)
-    assert after.rotation.mean() < 0.5 * before.rotation.mean()
+    assert after.rotation.mean() < 0.6 * before.rotation.mean()
 
 
 @pytest.mark.parametrize("kind", [BarfField, JointHash])

@@ -7,6 +7,7 @@ convolution, by SciPy's separable filter, and by the factors alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,11 +84,10 @@ def _grids(options: dict[str, Any], generator: torch.Generator, run: Run) -> dic
         lines = [torch.randn(1, options["rank_sigma"], n, 1, generator=generator) for _ in range(3)]
         grid = torch.einsum("rxy,rz->xyz", planes[0][0], lines[0][0, :, :, 0])
         kernel = make_kernel("gaussian", options["sigma"], options["taps"])
-        array = grid.numpy()
         jobs: dict[str, Callable[[], Any]] = {
-            "factors": lambda planes=planes, lines=lines, kernel=kernel: blur_vm(planes, lines, kernel),
-            "scipy": lambda array=array: gaussian_filter(array, options["sigma"], mode="nearest",
-                                                         radius=options["taps"] // 2),
+            "factors": functools.partial(blur_vm, planes, lines, kernel),
+            "scipy": functools.partial(gaussian_filter, grid.numpy(), options["sigma"], mode="nearest",
+                                       radius=options["taps"] // 2),
         }  # fmt: skip
         times = compare(jobs, repeats=options["repeats"], min_seconds=0.01)
         with measure() as cost:

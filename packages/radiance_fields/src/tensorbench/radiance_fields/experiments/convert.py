@@ -187,7 +187,7 @@ def _curves(records: pd.DataFrame) -> Figure:
         part = both[both["method"].isin(names)]
         top, bottom = axes[0][column], axes[1][column]
         top.set_title(title)
-        plotting.series(top, part, "step", "value", order=names)
+        plotting.series(top, part, "step", "value", order=names, reducer="median")
         top.set(xlabel="step", ylabel="PSNR (dB)" if column == 0 else "")
         for name in names:
             mine = part[part["method"] == name].groupby("step").mean(numeric_only=True)
@@ -210,7 +210,7 @@ def _conversions(records: pd.DataFrame) -> Figure:
     frame["mode"] = ["pixels alone" if m.endswith("_rgb") else "progressive" for m in frame["method"]]
     plotting.bars(ax, frame, "gap_db", group="student", by="mode")
     ax.axhline(0, color="#555555", linewidth=0.6)
-    plotting.reference(ax, y=-3, text="bound (MLP: −6)")
+    plotting.reference(ax, y=-3)
     ax.set(ylabel="student − teacher (dB)", xlabel="student")
     plotting.legend(ax, loc="lower left")
     return fig

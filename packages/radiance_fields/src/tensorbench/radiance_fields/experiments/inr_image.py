@@ -7,7 +7,7 @@ of its histories), beside the bound that singular values set and JPEG.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,12 @@ def jpeg(image: torch.Tensor, run: Run, *, qualities: list[int]) -> None:
         run.log(step=quality, jpeg_kilobytes=size / 1000, jpeg_psnr=value)
 
 
-METHODS = {"functional": fit_functional, "monolithic": fit_monolithic, "ranks": sweep_ranks, "jpeg": jpeg}
+METHODS: dict[str, Callable[..., Any]] = {
+    "functional": fit_functional,
+    "monolithic": fit_monolithic,
+    "ranks": sweep_ranks,
+    "jpeg": jpeg,
+}
 
 
 def run(run: Run) -> None:
@@ -90,11 +95,12 @@ def run(run: Run) -> None:
         return
     run.log(psnr_db=psnr(predicted, image))
     if run.seed == 0 and run.trial is None:
-        pair = {"truth": image, "predicted": predicted}
-        np.savez_compressed(run.artifact("picture.npz"), **{
-            name: (compression.to_numpy(values).clip(0, 1) * 255).round().astype(np.uint8)
-            for name, values in pair.items()
-        })  # fmt: skip
+        truth, found = (_bytes(picture) for picture in (image, predicted))
+        np.savez_compressed(run.artifact("picture.npz"), truth=truth, predicted=found)
+
+
+def _bytes(picture: torch.Tensor) -> np.ndarray:
+    return (compression.to_numpy(picture).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def every_backend(records: pd.DataFrame) -> list[float]:
@@ -170,7 +176,7 @@ def _ranks(records: pd.DataFrame) -> Figure:
 def _pictures(records: pd.DataFrame) -> Figure:
     """The truth, what each network made of it, and where it errs."""
     files = rec.artifacts(_of(records, "astronaut"), "picture.npz") if len(records) else pd.DataFrame()
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples()} if len(files) else {}
+    found = {row.method: dict(np.load(str(row.path))) for row in files.itertuples()} if len(files) else {}
     backends = [name for name in BACKENDS if f"f_{name}" in found or f"m_{name}" in found]
     if not backends:
         fig, ax = plotting.figure()

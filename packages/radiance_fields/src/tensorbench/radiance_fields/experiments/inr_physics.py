@@ -6,7 +6,7 @@ trigonometric interpolation of each frame. Trials are judged on another flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def interpolation(truth: np.ndarray, run: Run, *, factor: int, kind: str, **_: A
 
 
 OTHER_FLOW = 1000  # the seed of the flow that trials are judged on
-METHODS = {"functional": fit_functional, "interpolation": interpolation}
+METHODS: dict[str, Callable[..., Any]] = {"functional": fit_functional, "interpolation": interpolation}
 
 
 def run(run: Run) -> None:
@@ -89,10 +89,10 @@ def _super_resolution(records: pd.DataFrame) -> Figure:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples()}
+    found = {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
     truth = next(iter(found.values()))["truth"]
     top = float(np.abs(truth).max())
-    looks = {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
+    looks: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
     width = 15.6 / (len(found) + 1)
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(found) + 1, height=2 * width + 1.6, squeeze=False)
     common.show(axes[0][0], truth, "vorticity, truth", **looks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def fit_monolithic(
     return in_chunks(net, points).reshape(distance.shape)
 
 
-METHODS = {"functional": fit_functional, "monolithic": fit_monolithic}
+METHODS: dict[str, Callable[..., Any]] = {"functional": fit_functional, "monolithic": fit_monolithic}
 
 
 def run(run: Run) -> None:

@@ -30,7 +30,10 @@ from tensorbench.radiance_fields.implicit.nets import AxisNet
 from tensorbench.radiance_fields.implicit.training import as_image, channel_mse, grid_points
 
 log = logging.getLogger(__name__)
-BACKENDS = {"siren": {"backend": "siren"}, "relu": {"backend": "relu", "embedding": "positional"}}
+BACKENDS: dict[str, dict[str, Any]] = {
+    "siren": {"backend": "siren"},
+    "relu": {"backend": "relu", "embedding": "positional"},
+}
 MILLION = 1_000_000
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def grid(video: torch.Tensor, run: Run, *, ranks: dict[str, Any], iterations: in
         run.log(**{f"psnr_{format}": -10 * np.log10(np.mean((found - values) ** 2)), f"numbers_{format}": numbers})
 
 
-METHODS = {"functional": fit_functional, "monolithic": fit_monolithic, "grid": grid}
+METHODS: dict[str, Callable[..., Any]] = {"functional": fit_functional, "monolithic": fit_monolithic, "grid": grid}
 
 
 def run(run: Run) -> None:
@@ -114,7 +114,7 @@ def _frames(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, rows=2 * len(names), cols=len(methods) + 1, squeeze=False,
                                 height=2 * len(names) * (width + 0.25) + 0.6)  # fmt: skip
     for row, name in enumerate(names):
-        found = {item.method: dict(np.load(item.path)) for item in files[files["dataset"] == name].itertuples()}
+        found = {item.method: dict(np.load(str(item.path))) for item in files[files["dataset"] == name].itertuples()}
         truth = next(iter(found.values()))["truth"][:, :, 1]
         looks = {"cmap": "RdBu_r" if name.startswith("vort") else "gray", "vmin": truth.min(), "vmax": truth.max()}
         common.show(axes[2 * row][0], truth, plotting.label(name), **looks)

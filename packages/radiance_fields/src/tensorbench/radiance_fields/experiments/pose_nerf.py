@@ -7,7 +7,7 @@ learnt frame and refined photometrically before they are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def hash_grid(box: torch.Tensor, generator: torch.Generator, **options: Any) -> 
     return JointHash(box, generator=generator, **options)
 
 
-METHODS = {"tensorf": tensorf, "barf": barf, "hash_grid": hash_grid}
+METHODS: dict[str, Callable[..., Field]] = {"tensorf": tensorf, "barf": barf, "hash_grid": hash_grid}
 PLAN = ("steps", "rays", "samples", "lr_grid", "lr_net", "lr_pose", "warmup", "kernel", "l1")
 
 
@@ -125,8 +125,8 @@ def _kept(records: pd.DataFrame, dataset: str | None = None) -> tuple[str, dict[
         return "", {}
     dataset = dataset or str(files["dataset"].iloc[0])
     files = files[files["dataset"] == dataset]
-    found = {row.method: dict(np.load(row.path)) for row in files.itertuples()}
-    return dataset, {name: found[name] for name in SHOWN if name in found}
+    found = {method: dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
+    return dataset, found
 
 
 def _bare(ax: Axes) -> None:
@@ -173,14 +173,14 @@ def views(records: pd.DataFrame) -> Figure:
 
 def cameras(records: pd.DataFrame) -> Figure:
     """Centres of the cameras seen from above, from where they began to where they came."""
-    chosen = records[records["dataset"].str.contains("blocks")] if len(records) else records
-    _, kept = _kept(chosen if len(chosen) else records)
-    names = [name for name in ("naive", "full", "barf") if name in kept]
+    far = "blocks_far" if len(records) and (records["dataset"] == "blocks_far").any() else None
+    _, kept = _kept(records, far)
+    names = [name for name in ("naive", "full", "naive_fine", "full_fine") if name in kept]
     if not names:
         fig, ax = plotting.figure()
         plotting.empty(ax)
         return fig
-    fig, axes = plotting.figure(columns=2, cols=len(names), height=6.6, squeeze=False)
+    fig, axes = plotting.figure(columns=2, cols=len(names), height=16 / len(names) + 1.6, squeeze=False, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         one = kept[name]
         path, true = one["trajectory"][:, :, :, 3], one["true"][:, :, 3]
@@ -192,8 +192,9 @@ def cameras(records: pd.DataFrame) -> Figure:
         ax.plot(true[:, 0], true[:, 1], linestyle="", marker="o", mfc="none", color="black", label="true")
         ax.plot(path[0, :, 0], path[0, :, 1], linestyle="", marker=".", markersize=3, color="#56B4E9", label="noisy")
         ax.plot(path[-1, :, 0], path[-1, :, 1], linestyle="", marker=".", color="#D55E00", label="recovered")
-        ax.set(aspect="equal", title=f"{plotting.label(name)}: {float(one['rotation']):.2g}°", xlabel="x")
-    axes[0][0].set_ylabel("y")
+        ax.set(aspect="equal", title=f"{plotting.label(name)}: {float(one['rotation']):.2g}°", xlabel="x (scene units)")
+        ax.title.set_fontsize(7.5)
+    axes[0][0].set_ylabel("y (scene units)")
     plotting.legend(fig)
     return fig
 

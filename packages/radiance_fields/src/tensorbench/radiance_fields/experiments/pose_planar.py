@@ -6,7 +6,7 @@ name. PSNR is that of the patches rendered without blur through the learnt homog
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def hash_grid(generator: torch.Generator, **options: Any) -> nn.Module:
     return HashImage(generator, **options)
 
 
-METHODS = {"low_rank": low_rank, "barf": barf, "hash_grid": hash_grid}
+METHODS: dict[str, Callable[..., nn.Module]] = {"low_rank": low_rank, "barf": barf, "hash_grid": hash_grid}
 
 
 def recipe_of(blur: list[float], targets: list[float], random: bool, mask: bool, kernel: str) -> Recipe:
@@ -105,10 +105,9 @@ def _show(ax: Axes, picture: np.ndarray) -> None:
 def _frames(ax: Axes, h: int, w: int, crop: int, warps: torch.Tensor, truth: torch.Tensor) -> None:
     """Outlines of the patches where they belong (dotted white) and where they were put."""
     for true, found, colour in zip(corners(h, w, crop, truth), corners(h, w, crop, warps), FRAMES, strict=True):
-        for at, look in ((true, {"color": "white", "linestyle": ":", "linewidth": 1.0}),
-                         (found, {"color": colour, "linestyle": "-", "linewidth": 1.2})):  # fmt: skip
+        for at, ink, line, width in ((true, "white", ":", 1.0), (found, colour, "-", 1.2)):
             closed = torch.cat([at, at[:1]]).numpy()
-            ax.plot(closed[:, 0], closed[:, 1], marker="", **look)
+            ax.plot(closed[:, 0], closed[:, 1], marker="", color=ink, linestyle=line, linewidth=width)
     ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
 
 
@@ -122,7 +121,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def recovered(records: pd.DataFrame) -> Figure:
     """Frames on the picture above, the picture as learnt below, and its error."""
     files = rec.artifacts(records, "picture.npz")
-    kept = {row.method: dict(np.load(row.path)) for row in files.itertuples()} if len(files) else {}
+    kept = {method: dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
     names = [name for name in SHOWN if name in kept]
     if not names:
         fig, ax = plotting.figure()

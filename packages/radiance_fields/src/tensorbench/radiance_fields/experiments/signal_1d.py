@@ -72,9 +72,9 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     fig, axes = plotting.figure(columns=2, cols=2, height=6.5)
     files = rec.artifacts(records, "curves.npz")
     files = files[files["method"].isin(["unfiltered", "gaussian"])] if len(files) else files
-    for row in files.itertuples():
-        kept = np.load(row.path)
-        look = plotting.style(row.method) | {"marker": ""}
+    for method, path in zip(files["method"], files["path"], strict=True):
+        kept = np.load(path)
+        look = plotting.style(method) | {"marker": ""}
         axes[0].plot(kept["u"], kept["loss"] / kept["loss"].max(), **look)
         axes[1].plot(kept["u"], kept["gradient"] / np.abs(kept["gradient"]).max(), **look)
     axes[0].set(xlabel="shift u (periods)", ylabel="loss / largest")

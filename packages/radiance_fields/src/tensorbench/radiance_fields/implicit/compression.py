@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def save_checkpoint(module: nn.Module, path: str | Path) -> int:
     """Write the state of a module; the bytes of the file."""
@@ -27,7 +30,7 @@ def save_checkpoint(module: nn.Module, path: str | Path) -> int:
     return Path(path).stat().st_size
 
 
-def quantized(module: nn.Module, bits: int) -> tuple[nn.Module, int]:
+def quantized(module: Model, bits: int) -> tuple[Model, int]:
     """A copy whose weights were rounded, and the bytes that hold them: 32 and 16 (floating point), or 2 to 8 bits in
     equal steps between each tensor's ends (two more floats a tensor).
 

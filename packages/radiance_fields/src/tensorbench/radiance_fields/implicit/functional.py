@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,8 @@ def _derivatives(net: nn.Module, x: Float[Tensor, " n"], order: int) -> list[Flo
     """The network's outputs at x and their derivatives up to ``order``, by nested forward differentiation."""
     if order == 0:
         return [net(x[:, None])]
-    values, tangents = torch.func.jvp(lambda at: tuple(_derivatives(net, at, order - 1)), (x,), (torch.ones_like(x),))
+    pair: Any = torch.func.jvp(lambda at: tuple(_derivatives(net, at, order - 1)), (x,), (torch.ones_like(x),))
+    values, tangents = pair
     return [*values, tangents[-1]]
 
 
@@ -159,8 +161,7 @@ class FunctionalTensor(nn.Module):
         for order in orders:
             parts = [found[axis][k].reshape(len(x[axis]), *self.shapes[axis]) for axis, k in enumerate(order)]
             field = self.contract_grid(parts)
-            constant = self.offset is not None and not any(order)
-            fields.append(field + self.offset if constant else field)
+            fields.append(field if self.offset is None or any(order) else field + self.offset)
         return fields
 
     def forward_points(

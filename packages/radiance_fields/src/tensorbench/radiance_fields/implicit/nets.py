@@ -55,6 +55,8 @@ def gaussian(z: Tensor, scale: float) -> Tensor:
 class Fourier(nn.Module):
     """(sin 2πBx, cos 2πBx) with fixed B from N(0, σ²). Tancik et al. (2020, arXiv 2006.10739)."""
 
+    matrix: Tensor
+
     def __init__(self, inputs: int, frequencies: int, sigma: float, generator: torch.Generator | None) -> None:
         super().__init__()
         self.register_buffer("matrix", sigma * torch.randn(inputs, frequencies, generator=generator))
@@ -172,7 +174,8 @@ class AxisNet(nn.Module):
             case "siren":
                 return sine(z, omega)
             case "wire":
-                return gabor(*z.chunk(2, dim=-1), omega, self.scale)
+                z1, z2 = z.chunk(2, dim=-1)
+                return gabor(z1, z2, omega, self.scale)
             case "finer":
                 return finer(z, omega)
         return gaussian(z, self.scale)

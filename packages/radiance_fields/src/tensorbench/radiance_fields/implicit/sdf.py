@@ -118,7 +118,7 @@ def grid_loss(
         return truncated_loss(model.forward_grid(coordinates), distance, truncation)
     values, *slopes = model.grad_grid(coordinates, [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
     band = (distance.abs() < truncation).to(distance.dtype)
-    norm = (sum(slope.square() for slope in slopes) + 1e-12).sqrt()
+    norm = (torch.stack(slopes).square().sum(0) + 1e-12).sqrt()
     term = (band * (norm - 1).square()).sum() / band.sum().clamp(min=1)
     return truncated_loss(values, distance, truncation) + eikonal * term
 

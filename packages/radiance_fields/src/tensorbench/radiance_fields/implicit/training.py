@@ -66,7 +66,7 @@ class Course:
 
 def train(
     model: nn.Module,
-    loss: Callable[[nn.Module, Tensor | None], Tensor],
+    loss: Callable[[Any, Any], Tensor],
     *,
     steps: int | None = None,
     cpu_seconds: float | None = None,
@@ -74,7 +74,7 @@ def train(
     schedule: str = "constant",
     clip: float | None = None,
     batches: Callable[[], Iterator] | None = None,
-    metric: Callable[[nn.Module], float] | None = None,
+    metric: Callable[[Any], float] | None = None,
     at: Sequence[float] = (),
     callback: Callable[[int, float], None] | None = None,
 ) -> Course:

@@ -23,8 +23,8 @@ class HashImage(nn.Module):
         self.grid = HashGrid(2, levels, features, base, finest, log2_table, generator, scale=1e-2)
         self.layers = nn.ModuleList([nn.Linear(self.grid.width, width), nn.Linear(width, 3)])
         with torch.no_grad():
-            for layer in self.layers:
-                bound = 1 / math.sqrt(layer.in_features)
+            for layer, inputs in zip(self.layers, (self.grid.width, width), strict=True):
+                bound = 1 / math.sqrt(inputs)
                 for p in layer.parameters():
                     p.uniform_(-bound, bound, generator=generator)
 

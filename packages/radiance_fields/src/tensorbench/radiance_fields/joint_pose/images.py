@@ -33,7 +33,8 @@ class CPImage(nn.Module):
 
     def picture(self, width: float = 0.0, kind: str = "gaussian") -> Float[Tensor, "3 n n"]:
         """The grid (colour, y, x), blurred by ``width`` of its side."""
-        x, y = self.x, self.y
+        x: Tensor = self.x
+        y: Tensor = self.y
         n = x.shape[-1]
         sigma = width * n
         if sigma >= 1e-3:
@@ -73,11 +74,11 @@ class BarfImage(nn.Module):
         sizes = [inputs, *[width] * depth, 3]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         with torch.no_grad():
-            for k, layer in enumerate(self.layers):
-                bound = 1 / math.sqrt(layer.in_features)
+            for k, (layer, count) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
+                bound = 1 / math.sqrt(count)
                 # The frequencies are off at first: the first layer is scaled to the two inputs that are on.
                 bound *= math.sqrt(inputs / 2) if k == 0 and schedule is not None else 1.0
-                for p in (layer.weight, layer.bias):
+                for p in layer.parameters():
                     p.uniform_(-bound, bound, generator=generator)
 
     def forward(
