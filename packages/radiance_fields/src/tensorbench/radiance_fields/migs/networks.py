@@ -1,6 +1,6 @@
 """What moves and colours the Gaussians of all people alike: skinning weights, non-rigid deformation, colour.
 
-MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), section 3, takes these three from 3DGS-Avatar (Qian, Wang,
+MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284) takes these three from 3DGS-Avatar (Qian, Wang,
 Mihajlovic, Geiger, Tang 2024, arXiv 2312.09228): a network that gives the skinning weights of a rest point by a
 softmax along the skeleton, one that moves, scales and turns a Gaussian depending on the pose (hash grid, pose encoder,
 residual), and one that makes a colour of features and of the direction of view as the resting body sees it.
