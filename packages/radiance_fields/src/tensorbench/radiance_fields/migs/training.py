@@ -1,10 +1,10 @@
 """Training avatars, making a model personal, and adding a person to it.
 
-MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), and 3DGS-Avatar (arXiv 2312.09228): Adam with a rate for each block of
-attributes, exponential decay of positions and shared factors to a hundredth, L1 of colours and mask, a perceptual
-term, a prior on skinning weights that is strong at first, and as-isometric-as-possible terms; the non-rigid deformation
-joins in after a while; directions of view are turned at random by up to 45 degrees. Every step shows one frame of each
-person.
+MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), and 3DGS-Avatar (arXiv 2312.09228): Adam with a rate for
+each block of attributes, exponential decay of positions and shared factors to a hundredth, L1 of colours and mask, a
+perceptual term, a prior on skinning weights that is strong at first, and as-isometric-as-possible terms; the non-rigid
+deformation joins in after a while; directions of view are turned at random by up to 45 degrees. Every step shows one
+frame of each person.
 """
 
 from __future__ import annotations
