@@ -46,7 +46,7 @@ NETWORKS = ("skinning", "deformation", "color", "features", "levels", "log2_tabl
 
 def run(run: Run) -> None:
     """Train, judge on novel poses and views, then meet the newcomer."""
-    data: Avatars = run.dataset.load(run.seed)
+    data: Avatars = run.dataset.load(run.seed).to(run.device)
     options = dict(run.method.params)
     few, adapt = options.pop("few"), options.pop("adapt")
     joint = options.pop("joint", False)
@@ -100,7 +100,7 @@ def model_of(
     generator: torch.Generator,
 ) -> Avatar:  # fmt: skip
     """An untrained model whose Gaussians lie on the skin of the first person."""
-    count, skin = build["gaussians"], people[0].points
+    count, skin = build["gaussians"], people[0].points.cpu()
     if count > len(skin):
         raise ValueError(f"gaussians {count}: the skin has {len(skin)} points to start from")
     points = skin[torch.randperm(len(skin), generator=generator)[:count]]
@@ -108,7 +108,8 @@ def model_of(
     extra = extras.get(kind, {})
     tensor = METHODS[kind](len(people), count, generator=generator, **extra)
     tensor.fit_init(starting_table(points, generator, opacity=build["opacity"]))
-    return Avatar(tensor, background=background, generator=generator, **{key: build[key] for key in NETWORKS})
+    avatar = Avatar(tensor, background=background, generator=generator, **{key: build[key] for key in NETWORKS})
+    return avatar.to(people[0].points.device)
 
 
 def _judged(
@@ -168,7 +169,7 @@ def _only_row(model: Avatar, before: dict[str, torch.Tensor], index: int) -> boo
 
 
 def _small(images: torch.Tensor) -> np.ndarray:
-    return (images.clamp(0, 1) * 255).round().byte().numpy()
+    return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
