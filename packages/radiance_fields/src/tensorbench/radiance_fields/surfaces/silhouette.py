@@ -87,6 +87,7 @@ class Chamfer(_Nearest):
         self.uv, self.unit, self.views = uv, unit, views
         self.targets = [as_tensor(view.samples(samples, rng) * unit, like) for view in views]
 
+
 def chamfer_loss(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     """mean_a min_b |a − b|² + mean_b min_a |a − b|²."""
     with torch.no_grad():
@@ -115,6 +116,7 @@ class Contour(_Nearest):
         like = torch.zeros(()) if like is None else like
         self.uv, self.unit, self.views = uv, unit, views
         self.targets = [as_tensor(outline(view.mask, samples) * unit, like) for view in views]
+
 
 def outline(mask: Bool[np.ndarray, "height width"], samples: int) -> Float[np.ndarray, "samples 2"]:
     """Points (x, y) at equal distances along the longest outline of a mask, between its pixels and their neighbours."""
