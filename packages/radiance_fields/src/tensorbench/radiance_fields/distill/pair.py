@@ -111,9 +111,7 @@ def width(field: Field) -> int | None:
     return None if features is None else features.shape[-1]
 
 
-def ask(
-    field: Field, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"], *, colors: bool
-) -> Query:
+def ask(field: Field, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"], *, colors: bool) -> Query:
     """What a field says at points; without ``colors`` those are left out where the field allows it."""
     if not colors and isinstance(field, StagedField):
         features = field.features(points)
