@@ -217,8 +217,8 @@ def train(
     """
     if background not in _BACKGROUNDS:
         raise ValueError(unknown("background", background, _BACKGROUNDS))
-    if rays < 1:
-        raise ValueError(f"{rays} rays a step: at least one is needed")
+    if rays < 1 or samples < 1:
+        raise ValueError(f"{rays} rays a step and {samples} samples on each: at least one is needed")
     threshold = 0.1 / samples if weight_threshold is None else weight_threshold
     plan = schedule if schedule is not None else Schedule()
     if plan.upsample and not hasattr(field, "upsample"):
@@ -272,6 +272,17 @@ def train(
         log=log, log_every=log_every, progress=progress,
     )  # fmt: skip
     return Trained(history, state.alpha_mask, state.cpu_seconds, psnrs)
+
+
+def settled(history: History) -> History:
+    """The history, where training went well.
+
+    Raises:
+        RuntimeError: it diverged, and nothing that is measured of the weights means anything.
+    """
+    if history.diverged:
+        raise RuntimeError(f"training diverged after {history.steps} steps; lower the learning rates")
+    return history
 
 
 def _gridless(field: Field) -> str:

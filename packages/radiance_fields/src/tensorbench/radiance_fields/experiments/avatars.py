@@ -34,6 +34,7 @@ from tensorbench.radiance_fields.migs.training import (
     subjects,
     train,
 )
+from tensorbench.radiance_fields.training import settled
 
 METHODS: dict[str, Callable[..., AttributeTensor]] = {
     "cp": GaussianTensorCP,
@@ -89,9 +90,7 @@ def _fitted(
     generator: torch.Generator,
 ) -> Avatar:  # fmt: skip
     avatar = model_of(kind, people, data.background, build, rank, generator)
-    history = train(avatar, subjects(people), data.camera, recipe, generator)
-    if history.diverged:
-        raise RuntimeError(f"training diverged after {history.steps} steps; lower the rates")
+    settled(train(avatar, subjects(people), data.camera, recipe, generator))
     return avatar
 
 
@@ -135,7 +134,7 @@ def _newcomer(
     brief = Recipe(**{**vars(recipe), "steps": adapt})
     if run.method.uses == "per_person":
         alone = model_of("full", [newcomer], data.background, build, None, run.generator)
-        train(alone, [Subject(0, newcomer, clip)], data.camera, recipe, run.generator)
+        settled(train(alone, [Subject(0, newcomer, clip)], data.camera, recipe, run.generator))
         images, scores = _judged(alone, 0, newcomer, "pose", data)
         run.log(newcomer_psnr=scores["psnr"], newcomer_weights=count_weights(alone))
         return {"new": images}
@@ -147,7 +146,9 @@ def _newcomer(
         model = copy.deepcopy(where[0][0])
         index = model.attributes.add_identity()
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        _, changed = personalize(model, Subject(index, newcomer, clip), data.camera, brief, run.generator, **chosen)
+        who = Subject(index, newcomer, clip)
+        history, changed = personalize(model, who, data.camera, brief, run.generator, **chosen)
+        settled(history)
         images, scores = _judged(model, index, newcomer, "pose", data)
         run.log(**{f"newcomer{name}_psnr": scores["psnr"], f"newcomer{name}_weights": changed})
         found[f"new{name}"] = images

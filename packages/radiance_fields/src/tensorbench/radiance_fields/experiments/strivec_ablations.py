@@ -23,7 +23,7 @@ from tensorbench.radiance_fields.metrics import image_metrics, psnr
 from tensorbench.radiance_fields.strivec import Scale, Strivec, build, matched
 from tensorbench.radiance_fields.strivec.boxes import box_edges, in_picture
 from tensorbench.radiance_fields.strivec.placement import full_cover
-from tensorbench.radiance_fields.training import Trained, mean_psnr, render_views, train
+from tensorbench.radiance_fields.training import Trained, mean_psnr, render_views, settled, train
 
 METHODS = {"strivec": build}
 SCENE = ("scene", "size", "train", "valid", "test")
@@ -76,8 +76,7 @@ def log_size(run: Run, field: Strivec, counts: dict[str, int], box: torch.Tensor
 
 def log_pictures(run: Run, field: Strivec, views: Any, trained: Trained, samples: int) -> None:
     """Quality on the test views, and one of them kept."""
-    if trained.history.diverged:
-        raise RuntimeError(f"training diverged after {trained.history.steps} steps")
+    settled(trained.history)
     pictures = render_views(field, views, views.test, samples, trained.alpha_mask)
     truth = torch.as_tensor(views.test.images)
     valid = mean_psnr(field, views, views.valid, samples, trained.alpha_mask)
