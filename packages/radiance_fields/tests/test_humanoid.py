@@ -160,6 +160,8 @@ def test_bad_input():
         forward_kinematics(rest()[:23], JOINTS)
     with pytest.raises(ValueError, match="radii"):
         cast(np.zeros((1, 3)), np.ones((1, 3)), np.zeros((1, 3)), np.ones((1, 3)), np.array([-1.0]))
+    with pytest.raises(ValueError, match="capsule 1 has no length"):
+        cast(np.zeros((1, 3)), np.ones((1, 3)), np.zeros((2, 3)), np.eye(2, 3) * [1, 0, 0], np.ones(2))
     clip = {
         "images": torch.zeros(2, 4, 4, 3), "masks": torch.ones(2, 4, 4), "rotations": rest(2).float(),
         "transforms": torch.zeros(2, 24, 4, 4), "c2w": torch.zeros(2, 4, 4),
