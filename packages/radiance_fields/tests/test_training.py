@@ -163,7 +163,12 @@ def test_pictures_have_the_shape_of_views(ball):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"background": "grey"}, "background"), ({"losses": {"l7": 1.0}}, "penalty"), ({"rays": 0}, "rays"), ({"samples": 0}, "samples")],
+    [
+        ({"background": "grey"}, "background"),
+        ({"losses": {"l7": 1.0}}, "penalty"),
+        ({"rays": 0}, "rays"),
+        ({"samples": 0}, "samples"),
+    ],
 )
 def test_bad_options_are_refused(ball, options, word):
     with pytest.raises(ValueError, match=word):

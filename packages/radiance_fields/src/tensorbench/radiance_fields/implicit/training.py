@@ -26,7 +26,6 @@ from tensorbench.core.training import History, fit
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor, pixel_centres
 from tensorbench.radiance_fields.implicit.nets import AxisNet
 
-
 # The factor on the learning rate, of the share of the budget that is left.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda left: 1.0,
