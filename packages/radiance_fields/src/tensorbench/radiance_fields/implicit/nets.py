@@ -123,8 +123,8 @@ class AxisNet(nn.Module):
             self.encoder = HashGrid(inputs, generator=generator, **options)
         widths = [self.encoded, *features]
         copies = 2 if backend == "wire" else 1
-        self.hidden = nn.ModuleList(nn.Linear(a, copies * b) for a, b in itertools.pairwise(widths))
-        self.last = nn.Linear(widths[-1], out)
+        self.hidden = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, copies * b) for a, b in itertools.pairwise(widths))
+        self.last = nn.utils.skip_init(nn.Linear, widths[-1], out)
         self._initialise(generator, first_bias)
 
     @property

@@ -72,7 +72,7 @@ class BarfImage(nn.Module):
         self.levels, self.schedule = levels, schedule
         inputs = 2 + 4 * levels
         sizes = [inputs, *[width] * depth, 3]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(sizes))
         with torch.no_grad():
             for k, (layer, count) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
                 bound = 1 / math.sqrt(count)
