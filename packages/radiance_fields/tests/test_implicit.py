@@ -341,6 +341,7 @@ def test_jpeg_and_grid_formats():
         (lambda: fit_grid(tensor("cp"), torch.full((4, 4, 4, 2), math.nan), steps=1), "not finite"),
         (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 1, 2), steps=1), "at least 2 samples"),
         (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 4, 2)), "budget"),
+        (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 4, 2), steps=1, schedule="cosin"), "cosine"),
         (lambda: compression.quantized(tensor("cp"), 12), "12 bits"),
         (lambda: compression.svd_bound(np.zeros((4, 4, 1)), 0), "at least 1"),
         (

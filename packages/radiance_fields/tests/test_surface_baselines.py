@@ -97,6 +97,8 @@ def test_the_mesh_follows_and_keeps_its_edges():
     assert error(last, seq) < 0.3 * error(seq.template.points, seq)
     with pytest.raises(ValueError, match="must be >= 0"):
         next(mesh.track_mesh(seq, seq.template, 10, edge=-1))
+    with pytest.raises(ValueError, match="no grid of 7 rows"):
+        next(mesh.track_mesh(seq, seq.template, 7))
 
 
 # --- pose and linear models ---

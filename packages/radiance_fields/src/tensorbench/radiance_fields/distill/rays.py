@@ -93,7 +93,7 @@ class RandomRays:
         """Remember the rays of a batch that the student got most wrong."""
         if not self.hard:
             return
-        rays = (origins.detach(), directions.detach(), errors.detach())
+        rays = (origins.detach().cpu(), directions.detach().cpu(), errors.detach().cpu())  # where new rays are drawn
         if self._hardest is not None:
             rays = tuple(torch.cat(pair) for pair in zip(self._hardest, rays, strict=True))  # type: ignore[assignment]
         best = rays[2].topk(min(self.pool, len(rays[2]))).indices

@@ -21,9 +21,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tensorbench.core.errors import unknown
 from tensorbench.core.training import History, fit
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor, pixel_centres
 from tensorbench.radiance_fields.implicit.nets import AxisNet
+
+# The factor on the learning rate, of the share of the budget that is left.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda left: 1.0,
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+}
 
 
 class CpuClock:
@@ -84,11 +92,13 @@ def train(
     schedule (``linear``, ``cosine``) runs over the budget that is used up first.
 
     Raises:
-        ValueError: no budget.
+        ValueError: no budget, or an unknown schedule.
         RuntimeError: the loss diverged.
     """
     if steps is None and cpu_seconds is None:
         raise ValueError("give a budget: steps=..., cpu_seconds=..., or both")
+    if schedule not in SCHEDULES:
+        raise ValueError(unknown("schedule", schedule, SCHEDULES))
     clock, marks = CpuClock(), sorted(at)
     course = Course(History())
     total = steps if steps is not None else 1_000_000_000
@@ -110,7 +120,7 @@ def train(
     def share(used: float) -> float:
         spent = clock.elapsed() / cpu_seconds if cpu_seconds is not None else 0.0
         left = 1 - min(1.0, max(used if steps is not None else 0.0, spent))
-        return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[schedule]
+        return SCHEDULES[schedule](left)
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     course.history = fit(
