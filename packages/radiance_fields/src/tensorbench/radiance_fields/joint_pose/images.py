@@ -54,7 +54,7 @@ class CPImage(nn.Module):
         values = F.grid_sample(grid, points[None, None], align_corners=False, padding_mode="border")
         return values[0, :, 0].mT
 
-    def tv(self) -> Tensor:
+    def tv(self) -> Float[Tensor, ""]:
         """Squared differences of neighbours along both factors, over cells and ranks."""
         total = sum((f[..., 1:] - f[..., :-1]).square().sum() / f[0].numel() for f in (self.x, self.y))
         assert isinstance(total, Tensor)
