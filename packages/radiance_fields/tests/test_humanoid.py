@@ -223,7 +223,8 @@ def test_a_zju_folder_is_read(tmp_path):
     person = found.people[0]
     torch.testing.assert_close(person.joints, JOINTS.float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(person.train.rotations, motion("walk", 4)[:3], atol=1e-5, rtol=0)
-    for clip in (person.train, person.view, person.pose):
+    assert not torch.equal(person.valid.rotations, person.view.rotations)
+    for clip in (person.train, person.valid, person.view, person.pose):
         posed = skin(person.joints, torch.eye(COUNT), clip.transforms[0])
         seen = project(posed, torch.eye(3).expand(COUNT, 3, 3) * 1e-4, found.camera, clip.c2w[0]).mean
         column, row = seen.floor().long().unbind(-1)

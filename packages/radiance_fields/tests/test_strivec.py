@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tensorbench.radiance_fields.cameras import Camera, look_at
 from tensorbench.radiance_fields.strivec import (
     PAPER_GROWTH,
     PAPER_SCALES,
@@ -23,7 +22,7 @@ from tensorbench.radiance_fields.strivec import (
     occupied_points,
     voxel_centers,
 )  # fmt: skip
-from tensorbench.radiance_fields.strivec.boxes import box_edges, in_picture
+from tensorbench.radiance_fields.strivec.boxes import box_edges
 from tensorbench.radiance_fields.strivec.placement import full_cover
 from tensorbench.radiance_fields.tensorf.cp import TensorCP
 
@@ -327,12 +326,6 @@ def test_edges_of_boxes():
     edges = box_edges(torch.zeros(1, 3), 0.5)
     assert edges.shape == (1, 12, 2, 3)
     assert torch.allclose((edges[0, :, 1] - edges[0, :, 0]).norm(dim=-1), torch.ones(12))
-
-
-def test_what_is_behind_a_camera_is_in_no_picture():
-    points = torch.tensor([[[0.0, 0.0, 0.0], [0.0, -2.0, 8.0]]])  # where the camera looks, and behind it
-    seen = in_picture(points, Camera(8, 6, 5.0), look_at(torch.tensor([0.0, -1.0, 4.0])))
-    assert torch.allclose(seen[0, 0], torch.tensor([4.0, 3.0]), atol=1e-5) and seen[0, 1].isnan().all()
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

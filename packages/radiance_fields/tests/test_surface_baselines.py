@@ -163,3 +163,8 @@ def test_poses_that_are_not_determined():
         linear_model.planar_pose(camera, line, line)
     with pytest.raises(ValueError, match="too few"):
         linear_model.planar_pose(camera, line[:3], line[:3])
+
+
+def test_a_mirror_image_is_no_camera():
+    with pytest.raises(ValueError, match="mirror image"):
+        Pinhole(500, 400, 320, 240, 640, 480, rotation=np.diag([1.0, 1.0, -1.0]))

@@ -56,11 +56,6 @@ def test_projection_by_hand():
     )
 
 
-def test_a_mirror_image_is_no_camera():
-    with pytest.raises(ValueError, match="mirror image"):
-        Pinhole(500, 400, 320, 240, 640, 480, rotation=np.diag([1.0, 1.0, -1.0]))
-
-
 def test_projections_agree_with_opencv():
     cv2 = pytest.importorskip("cv2")
     camera = Pinhole(480, 500, 310, 250, 640, 480)

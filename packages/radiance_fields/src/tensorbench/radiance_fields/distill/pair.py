@@ -95,7 +95,7 @@ def make_adapter(teacher: Field, student: Field, wanted: bool, generator: torch.
         raise ValueError(
             f"the teacher has {widths[0]} features, the student {widths[1]}; adapter=True trains a linear map between"
         )
-    map_ = nn.Linear(widths[1] or 1, widths[0] or 1).to(student.box)
+    map_ = nn.utils.skip_init(nn.Linear, widths[1] or 1, widths[0] or 1).to(student.box)
     with torch.no_grad():
         noise = torch.randn(map_.weight.shape, generator=generator) * 0.01
         map_.weight.copy_(torch.eye(*map_.weight.shape) + noise.to(map_.weight))

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorbench.radiance_fields.cameras import Camera, camera_rays, sphere_poses
+from tensorbench.radiance_fields.training import background_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class View:
     @staticmethod
     def of(data: Any) -> View:
         """Of a scene's training camera (``data.train.camera``), distances and background."""
-        background = torch.as_tensor(data.background, dtype=torch.float32).expand(3).clone()
-        return View(data.train.camera, float(data.near), float(data.far), background)
+        return View(data.train.camera, float(data.near), float(data.far), background_of(data).clone())
 
 
 def random_poses(

@@ -137,7 +137,9 @@ def train(
     return course
 
 
-def channel_mse(predicted: Tensor, target: Tensor) -> Tensor:
+def channel_mse(
+    predicted: Float[Tensor, "*sizes channels"], target: Float[Tensor, "*sizes channels"]
+) -> Float[Tensor, ""]:
     """Sum over the last axis of the mean squared error over all others."""
     return (predicted - target).square().flatten(0, -2).mean(0).sum()
 
@@ -232,9 +234,9 @@ def rank_sweep(
     return found
 
 
-def psnr(predicted: Tensor, target: Tensor, peak: float = 1.0) -> float:
+def psnr(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio (dB) over all values."""
-    error = float((predicted - target).square().mean())
+    error = float((predicted - target).detach().square().mean())
     return 10 * math.log10(peak**2 / max(error, 1e-20))
 
 

@@ -57,9 +57,9 @@ class MLP(nn.Module):
         self, sizes: list[int], generator: torch.Generator | None = None, *, last: float = 1.0, condition: int = 0
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(sizes))
         # The condition is the same for all points of a picture, so that its product is taken once for each.
-        self.condition = nn.Linear(condition, sizes[1], bias=False) if condition else None
+        self.condition = nn.utils.skip_init(nn.Linear, condition, sizes[1], bias=False) if condition else None
         for layer in [*self.layers, *([self.condition] if self.condition is not None else [])]:
             assert isinstance(layer, nn.Linear)
             bound = 1 / math.sqrt(layer.in_features)
