@@ -169,7 +169,7 @@ def _ranks(records: pd.DataFrame) -> Figure:
     plotting.log_axis(right, "x")
     plotting.reference(right, x=128 * 128 * 3 / 1000, text="raw pixels")
     right.set(xlabel="size (kB)", ylabel="PSNR (dB)")
-    plotting.legend(right)
+    plotting.legend(right, loc="lower left", fontsize=7, labelspacing=0.3)
     return fig
 
 

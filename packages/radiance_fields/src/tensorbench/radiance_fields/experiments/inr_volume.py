@@ -89,7 +89,7 @@ def _time(records: pd.DataFrame) -> Figure:
         if part.empty:
             plotting.empty(ax)
             continue
-        plotting.series(ax, part, "step", "value", log="x")
+        plotting.series(ax, part, "step", "value", reducer="median", log="x")
         ax.set(title=plotting.label(name), xlabel="CPU time (s)", ylabel="PSNR (dB)")
         bounds = records[(records["dataset"] == name) & (records["method"] == "grid")]
         for format in ("cp", "tt", "tucker"):
