@@ -142,6 +142,8 @@ def test_views_and_scenes_check_what_they_are_given():
         Views(images, alpha, poses, Camera(3, 4, 5.0))
     with pytest.raises(ValueError, match="NaN"):
         Views(images * np.nan, alpha, poses, camera)
+    with pytest.raises(ValueError, match="opacity holds NaN"):
+        Views(images, alpha * np.nan, poses, camera)
     with pytest.raises(ValueError, match="box"):
         SceneData(views, views, views, np.zeros((2, 3)), 1.0, 2.0)
     with pytest.raises(ValueError, match="near"):

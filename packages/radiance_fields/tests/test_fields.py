@@ -12,6 +12,10 @@ from tensorbench.radiance_fields.fields.hash import HashField
 from tensorbench.radiance_fields.fields.mlp import MLPField
 from tensorbench.radiance_fields.fields.staged import query
 from tensorbench.radiance_fields.fields.voxel import PlenoxelField
+from tensorbench.radiance_fields.implicit.nets import AxisNet
+from tensorbench.radiance_fields.joint_pose.hash_image import HashImage
+from tensorbench.radiance_fields.joint_pose.images import BarfImage
+from tensorbench.radiance_fields.migs.networks import NonRigid
 
 BOX = torch.tensor([[-1.0, -1.5, -1.2], [1.0, 1.5, 1.8]])
 
@@ -131,3 +135,21 @@ def test_a_field_without_stages_is_queried_by_its_density():
 def test_bad_input(make):
     with pytest.raises(ValueError):
         make()
+
+
+NETWORKS = {
+    **FIELDS,
+    "axis": lambda: AxisNet("wire", features=(8, 8), generator=seeded()),
+    "barf": lambda: BarfImage(seeded(), width=8),
+    "hash_image": lambda: HashImage(seeded(), levels=2, finest=16, width=8),
+    "avatar": lambda: NonRigid(width=8, depth=2, levels=2, log2_table=8, finest=32, generator=seeded()),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_come_from_the_generator_and_the_global_one_is_left_alone(name):
+    before = torch.get_rng_state()
+    first, second = NETWORKS[name](), NETWORKS[name]()
+    assert torch.equal(torch.get_rng_state(), before)
+    for (key, one), two in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, two) and bool(torch.isfinite(one).all()), key

@@ -6,7 +6,7 @@ import torch
 
 from tensorbench.core import data
 from tensorbench.radiance_fields.cameras import Camera, look_at
-from tensorbench.radiance_fields.datasets.humanoids import Clip
+from tensorbench.radiance_fields.datasets.humanoids import Avatars, Clip, Person
 from tensorbench.radiance_fields.gaussians import humanoid
 from tensorbench.radiance_fields.gaussians.capsules import cast
 from tensorbench.radiance_fields.gaussians.covariance import axis_angle_matrix
@@ -160,11 +160,16 @@ def test_bad_input():
         forward_kinematics(rest()[:23], JOINTS)
     with pytest.raises(ValueError, match="radii"):
         cast(np.zeros((1, 3)), np.ones((1, 3)), np.zeros((1, 3)), np.ones((1, 3)), np.array([-1.0]))
+    with pytest.raises(ValueError, match="capsule 1 has no length"):
+        cast(np.zeros((1, 3)), np.ones((1, 3)), np.zeros((2, 3)), np.eye(2, 3) * [1, 0, 0], np.ones(2))
     clip = {
         "images": torch.zeros(2, 4, 4, 3), "masks": torch.ones(2, 4, 4), "rotations": rest(2).float(),
         "transforms": torch.zeros(2, 24, 4, 4), "c2w": torch.zeros(2, 4, 4),
     }  # fmt: skip
-    Clip(**clip)
+    whole = Clip(**clip)
+    person = Person(torch.zeros(24, 3), torch.zeros(5, 3), torch.zeros(5, 24), whole, whole, whole, whole)
+    moved = Avatars([person], [person], Camera(4, 4, 5.0), 1.0).to("cpu").newcomers[0]
+    assert moved.points is person.points and moved.pose.images is whole.images
     with pytest.raises(ValueError, match="do not fit"):
         Clip(**clip | {"masks": torch.ones(2, 5, 4)})
     with pytest.raises(ValueError, match="24 rotations"):
@@ -218,7 +223,8 @@ def test_a_zju_folder_is_read(tmp_path):
     person = found.people[0]
     torch.testing.assert_close(person.joints, JOINTS.float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(person.train.rotations, motion("walk", 4)[:3], atol=1e-5, rtol=0)
-    for clip in (person.train, person.view, person.pose):
+    assert not torch.equal(person.valid.rotations, person.view.rotations)
+    for clip in (person.train, person.valid, person.view, person.pose):
         posed = skin(person.joints, torch.eye(COUNT), clip.transforms[0])
         seen = project(posed, torch.eye(3).expand(COUNT, 3, 3) * 1e-4, found.camera, clip.c2w[0]).mean
         column, row = seen.floor().long().unbind(-1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -278,6 +281,20 @@ def test_slabs_points_and_budgets():
     assert course.marks[-1][1] == pytest.approx(psnr(values, image.reshape(-1, 1)), abs=1e-3)
 
 
+def test_the_first_training_of_a_process_has_its_whole_budget():
+    script = """
+import torch
+from tensorbench.radiance_fields.implicit.training import fit_points, monolithic
+image = torch.zeros(8, 8, 1)
+for _ in range(2):
+    net = monolithic("siren", 2, 1, torch.Generator().manual_seed(0), features=(64, 64))
+    print(fit_points(net, image, cpu_seconds=0.4, metric=None).history.steps)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    first, second = map(int, done.stdout.split())
+    assert first > second / 3
+
+
 def test_rank_sweep_trains_each_rank():
     image = as_image(data.load("photograph", seed=0, size=16, gray=True))
     axis = Axis("siren", features=(32, 32))
@@ -341,6 +358,7 @@ def test_jpeg_and_grid_formats():
         (lambda: fit_grid(tensor("cp"), torch.full((4, 4, 4, 2), math.nan), steps=1), "not finite"),
         (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 1, 2), steps=1), "at least 2 samples"),
         (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 4, 2)), "budget"),
+        (lambda: fit_grid(tensor("cp"), torch.zeros(4, 4, 4, 2), steps=1, schedule="cosin"), "cosine"),
         (lambda: compression.quantized(tensor("cp"), 12), "12 bits"),
         (lambda: compression.svd_bound(np.zeros((4, 4, 1)), 0), "at least 1"),
         (

@@ -77,6 +77,8 @@ def test_density_grid_has_its_axes_in_order_and_its_ends_on_the_box():
 def test_nothing_to_mesh_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"never exceeds level 1e\+04"):
         extract_mesh(Ball(), resolution=16, level=1e4)
+    with pytest.raises(ValueError, match="level 0 must be positive"):
+        extract_mesh(Ball(), resolution=16, level=0)
     with pytest.raises(ValueError, match="did you mean 'ply'"):
         export_mesh(Ball(), tmp_path / "ball.plyy", resolution=16)
     with pytest.raises(ValueError, match="at least 2"):

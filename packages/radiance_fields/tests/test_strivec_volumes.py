@@ -6,7 +6,9 @@ import pytest
 import tensorly
 import torch
 
+from tensorbench.radiance_fields.cameras import Camera, look_at
 from tensorbench.radiance_fields.strivec import low_rank, solids
+from tensorbench.radiance_fields.strivec.boxes import in_picture
 from tensorbench.radiance_fields.strivec.cloud_fit import cloud_fit, voxel_scales
 
 F64 = torch.float64
@@ -143,3 +145,9 @@ def test_a_cloud_is_fitted_to_a_volume():
 def test_bad_input_is_told(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_is_behind_a_camera_is_in_no_picture():
+    points = torch.tensor([[[0.0, 0.0, 0.0], [0.0, -2.0, 8.0]]])  # where the camera looks, and behind it
+    seen = in_picture(points, Camera(8, 6, 5.0), look_at(torch.tensor([0.0, -1.0, 4.0])))
+    assert torch.allclose(seen[0, 0], torch.tensor([4.0, 3.0]), atol=1e-5) and seen[0, 1].isnan().all()

@@ -97,6 +97,8 @@ def test_the_mesh_follows_and_keeps_its_edges():
     assert error(last, seq) < 0.3 * error(seq.template.points, seq)
     with pytest.raises(ValueError, match="must be >= 0"):
         next(mesh.track_mesh(seq, seq.template, 10, edge=-1))
+    with pytest.raises(ValueError, match="no grid of 7 rows"):
+        next(mesh.track_mesh(seq, seq.template, 7))
 
 
 # --- pose and linear models ---
@@ -161,3 +163,8 @@ def test_poses_that_are_not_determined():
         linear_model.planar_pose(camera, line, line)
     with pytest.raises(ValueError, match="too few"):
         linear_model.planar_pose(camera, line[:3], line[:3])
+
+
+def test_a_mirror_image_is_no_camera():
+    with pytest.raises(ValueError, match="mirror image"):
+        Pinhole(500, 400, 320, 240, 640, 480, rotation=np.diag([1.0, 1.0, -1.0]))

@@ -84,6 +84,14 @@ def test_trilinear_agrees_with_grid_sample():
     assert torch.autograd.gradcheck(trilinear, (volume.requires_grad_(), coords.requires_grad_()))
 
 
+def test_second_derivatives_of_trilinear_are_refused_rather_than_wrong():
+    volume = torch.rand(SIZES, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    coords = torch.zeros(3, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(trilinear(volume, coords).square().sum(), coords, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_trilinear_takes_corners_and_clamps_beyond():
     volume = torch.arange(8.0).reshape(2, 2, 2)
     coords = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [5.0, 5.0, 5.0], [-5.0, 0.0, -1.0]])

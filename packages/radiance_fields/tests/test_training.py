@@ -1,6 +1,7 @@
 """The trainer: it learns, the same seed gives the same field, and the schedule does what it says."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
 from tensorbench.radiance_fields.tensorf.cp import TensorCP
 from tensorbench.radiance_fields.tensorf.schedule import Schedule
 from tensorbench.radiance_fields.tensorf.vm import TensorVM
-from tensorbench.radiance_fields.training import RaySet, mean_psnr, render_views, train
+from tensorbench.radiance_fields.training import RaySet, mean_psnr, render_views, settled, train
 from tensorbench.radiance_fields.views import SceneData, Views
 
 RADIUS = 0.7
@@ -162,13 +163,25 @@ def test_pictures_have_the_shape_of_views(ball):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"background": "grey"}, "background"), ({"losses": {"l7": 1.0}}, "penalty"), ({"rays": 0}, "rays")],
+    [
+        ({"background": "grey"}, "background"),
+        ({"losses": {"l7": 1.0}}, "penalty"),
+        ({"rays": 0}, "rays"),
+        ({"samples": 0}, "samples"),
+    ],
 )
 def test_bad_options_are_refused(ball, options, word):
     with pytest.raises(ValueError, match=word):
         train(field(ball), ball, steps=2, generator=torch.Generator(), **options)
 
 
+def test_what_diverged_is_not_measured(ball):
+    history = fit(Painted(ball.box), ball, 2).history
+    assert settled(history) is history
+    with pytest.raises(RuntimeError, match="diverged after 2 steps"):
+        settled(replace(history, stopped="diverged"))
+
+
 def test_growing_what_has_no_grid_is_refused(ball):
     with pytest.raises(ValueError, match="no grid"):
-        fit(Painted(ball.box), ball, 3, schedule=Schedule(upsample={1: 1000}))
+        fit(Painted(ball.box), ball, 3, schedule=Schedule(upsample={100_000: 1000}))  # at the door, not when it is due

@@ -69,12 +69,14 @@ def extract_mesh(field: Field, resolution: int = 128, level: float | None = None
     Space outside the box counts as empty, so that the mesh is closed. Colours are those seen along the inward normal.
 
     Raises:
-        ValueError: the density never crosses the level.
+        ValueError: the density never crosses the level, or that is not positive.
     """
     from skimage.measure import marching_cubes
 
     grid = density_grid(field.density, field.box, resolution).cpu().numpy()
     level = half_opaque(field.box, resolution) if level is None else level
+    if not level > 0:
+        raise ValueError(f"level {level} must be positive: outside of the box the density is 0")
     low, high = float(grid.min()), float(grid.max())
     if not high > level:
         raise ValueError(

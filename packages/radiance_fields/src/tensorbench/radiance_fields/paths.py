@@ -13,6 +13,7 @@ from tensorbench.core.errors import unknown
 from tensorbench.radiance_fields.cameras import Camera, check_poses, orbit
 from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.rendering import Occupied, render_image
+from tensorbench.radiance_fields.training import background_of
 from tensorbench.radiance_fields.views import SceneData
 
 FILMS = ("gif", "png")
@@ -41,7 +42,7 @@ def render_path(
     if path is not None:
         _check_film(path)
     camera = data.test.camera if camera is None else camera
-    background = torch.full((3,), float(data.background))
+    background = background_of(data)
     frames = [
         render_image(field, camera, pose, data.near, data.far, samples, background, alpha_mask=alpha_mask).rgb.cpu()
         for pose in poses

@@ -132,7 +132,7 @@ class State:
     def grow(self, voxels: int) -> None:
         """Interpolate the field's grid to about so many voxels."""
         if not hasattr(self.field, "upsample"):
-            raise ValueError(f"{type(self.field).__name__} has no grid to upsample; drop `upsample` from the schedule")
+            raise ValueError(_gridless(self.field))
         self.field.upsample(resolution_of(voxels, self.field.box))  # type: ignore[operator]
         if self.schedule.reset_lr:
             self.decay.restart()
@@ -217,10 +217,12 @@ def train(
     """
     if background not in _BACKGROUNDS:
         raise ValueError(unknown("background", background, _BACKGROUNDS))
-    if rays < 1:
-        raise ValueError(f"{rays} rays a step: at least one is needed")
+    if rays < 1 or samples < 1:
+        raise ValueError(f"{rays} rays a step and {samples} samples on each: at least one is needed")
     threshold = 0.1 / samples if weight_threshold is None else weight_threshold
     plan = schedule if schedule is not None else Schedule()
+    if plan.upsample and not hasattr(field, "upsample"):
+        raise ValueError(_gridless(field))
     device = field.box.device
     scene = background_of(data)
     everything = RaySet.of(data.train, scene).meeting(field.box)
@@ -270,6 +272,21 @@ def train(
         log=log, log_every=log_every, progress=progress,
     )  # fmt: skip
     return Trained(history, state.alpha_mask, state.cpu_seconds, psnrs)
+
+
+def settled(history: History) -> History:
+    """The history, where training went well.
+
+    Raises:
+        RuntimeError: it diverged, and nothing that is measured of the weights means anything.
+    """
+    if history.diverged:
+        raise RuntimeError(f"training diverged after {history.steps} steps; lower the learning rates")
+    return history
+
+
+def _gridless(field: Field) -> str:
+    return f"{type(field).__name__} has no grid to upsample; drop `upsample` from the schedule"
 
 
 def _follow(plan: Schedule, state: State) -> None:

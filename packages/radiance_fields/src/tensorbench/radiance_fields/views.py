@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -45,8 +45,9 @@ class Views:
             )
         if self.alpha.shape != (n, height, width) or self.c2w.shape != (n, 4, 4):
             raise ValueError(f"{n} images, but opacity {self.alpha.shape} and poses {self.c2w.shape}")
-        if not np.isfinite(self.images).all():
-            raise ValueError("an image holds NaN or infinity")
+        for name, part in (("an image", self.images), ("the opacity", self.alpha)):
+            if not np.isfinite(part).all():
+                raise ValueError(f"{name} holds NaN or infinity")
         check_poses(torch.from_numpy(self.c2w))
 
     def __len__(self) -> int:
@@ -54,8 +55,10 @@ class Views:
 
     def select(self, rows: np.ndarray | list[int] | slice) -> Views:
         """Some of the views."""
-        parts: dict[str, Any] = {name: getattr(self, name) for name in ("images", "alpha", "c2w", "depth", "normals")}
-        return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
+        depth, normals = (None if part is None else part[rows] for part in (self.depth, self.normals))
+        return replace(
+            self, images=self.images[rows], alpha=self.alpha[rows], c2w=self.c2w[rows], depth=depth, normals=normals
+        )
 
     def rays(
         self, device: torch.device | str = "cpu", *, half_pixel: bool = True

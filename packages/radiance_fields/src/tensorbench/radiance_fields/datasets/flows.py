@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from tensorbench.core.data import dataset
 
@@ -18,8 +19,13 @@ def _random_vorticity(n: int, scale: float, rng: np.random.Generator) -> np.ndar
 
 
 def decaying_flow(
-    n: int, times: np.ndarray, viscosity: float, scale: float, rng: np.random.Generator, dt: float = 0.01
-) -> np.ndarray:
+    n: int,
+    times: Float[np.ndarray, " times"],
+    viscosity: float,
+    scale: float,
+    rng: np.random.Generator,
+    dt: float = 0.01,
+) -> Float[np.ndarray, "n n times"]:
     """Vorticity (n, n, times) of ∂w/∂t + u·∇w = ν Δw, u = (∂ψ/∂y, −∂ψ/∂x), −Δψ = w on [0, 2π]², from a random field.
 
     Pseudo-spectral with the 2/3 rule; classical Runge-Kutta steps with the viscous term integrated exactly.
@@ -63,14 +69,14 @@ def decaying_flow(
 )
 def decaying_vorticity(
     *, seed: int, n: int = 64, frames: int = 32, duration: float = 3.0, viscosity: float = 1e-3, scale: float = 5.0
-) -> np.ndarray:
+) -> Float[np.ndarray, "n n frames"]:
     """Vorticity (n, n, frames) on [0, 2π)² at ``frames`` equidistant times from 0 to ``duration``; deviation 1 at 0."""
     times = np.linspace(0.0, duration, frames)
     return decaying_flow(n, times, viscosity, scale, np.random.default_rng(seed))
 
 
 @dataset(title="Moving shapes", source="generated here", licence="Apache-2.0", generated=True, cache=True)
-def moving_shapes(*, seed: int, n: int = 64, frames: int = 32, shapes: int = 5) -> np.ndarray:
+def moving_shapes(*, seed: int, n: int = 64, frames: int = 32, shapes: int = 5) -> Float[np.ndarray, "n n frames"]:
     """Brightness (n, n, frames) in [0, 1]: discs and boxes that turn and bounce off the walls, edges a pixel soft."""
     rng = np.random.default_rng(seed)
     axis = (np.arange(n) + 0.5) / n

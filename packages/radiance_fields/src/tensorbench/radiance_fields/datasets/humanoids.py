@@ -11,6 +11,7 @@ from jaxtyping import Float
 from tensorbench.core.data import dataset
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from tensorbench.radiance_fields.cameras import Camera
@@ -29,6 +30,10 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def to(self, device: torch.device | str) -> Clip:
+        """The same frames on another device."""
+        return Clip(*(getattr(self, name).to(device) for name in Clip.__annotations__))
 
     def __post_init__(self) -> None:
         if self.masks.shape != self.images.shape[:-1]:
@@ -56,6 +61,10 @@ class Person:
     view: Clip
     pose: Clip
 
+    def to(self, device: torch.device | str) -> Person:
+        """The same person on another device."""
+        return Person(*(getattr(self, name).to(device) for name in Person.__annotations__))
+
 
 @dataclass(frozen=True)
 class Avatars:
@@ -65,6 +74,11 @@ class Avatars:
     newcomers: list[Person]
     camera: Camera
     background: float
+
+    def to(self, device: torch.device | str) -> Avatars:
+        """The same people on another device."""
+        people, newcomers = ([person.to(device) for person in group] for group in (self.people, self.newcomers))
+        return Avatars(people, newcomers, self.camera, self.background)
 
 
 @dataclass(frozen=True)

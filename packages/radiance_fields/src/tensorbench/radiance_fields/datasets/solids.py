@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from tensorbench.core.data import dataset
 
@@ -10,7 +11,7 @@ _KINDS = ("boxes", "balls")
 
 
 @dataset(title="Random solids as occupancy volumes", source="generated here", licence="Apache-2.0", generated=True)
-def random_solids(*, seed: int, kind: str = "boxes", n: int = 48, count: int = 6) -> np.ndarray:
+def random_solids(*, seed: int, kind: str = "boxes", n: int = 48, count: int = 6) -> Float[np.ndarray, "n n n"]:
     """The union of ``count`` rotated boxes or of balls in [-1, 1]³ at n³ vertices, (n, n, n) float32 in [0, 1].
 
     Surfaces are one voxel wide (a sigmoid of the signed distance).

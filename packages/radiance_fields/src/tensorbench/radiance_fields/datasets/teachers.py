@@ -42,7 +42,7 @@ def trained_field(
     from tensorbench.radiance_fields.distill.kinds import make, to_arrays
     from tensorbench.radiance_fields.tensorf.alpha_mask import build_alpha_mask
     from tensorbench.radiance_fields.tensorf.schedule import Schedule
-    from tensorbench.radiance_fields.training import train
+    from tensorbench.radiance_fields.training import settled, train
 
     data = load("analytic_scene", seed=seed, scene=scene, size=size, train=views)
     generator = torch.Generator().manual_seed(seed)
@@ -55,6 +55,7 @@ def trained_field(
         field, data, generator=generator, steps=steps, rays=rays, samples=samples, schedule=schedule,
         losses={"l1": l1} if kind == "vm" else None,
     )  # fmt: skip
+    settled(trained.history)
     mask = trained.alpha_mask or build_alpha_mask(field, (48, 48, 48))
     return {**to_arrays(field, mask), "train_cpu_seconds": float(trained.cpu_seconds)}
 
@@ -86,6 +87,7 @@ def field_family(
     from tensorbench.radiance_fields.distill.kinds import from_arrays, make, to_arrays
     from tensorbench.radiance_fields.distill.pair import rates as groups_of
     from tensorbench.radiance_fields.distill.points import distill_points
+    from tensorbench.radiance_fields.training import settled
 
     scenery = {"scene": scene, "size": size, "views": views}
     arrays = load("trained_field", seed=seed, kind="vm", steps=teacher_steps, mask_at=teacher_steps // 4, **scenery)
@@ -98,9 +100,10 @@ def field_family(
     for kind in ("hash", "mlp", "voxel"):
         generator = torch.Generator().manual_seed(seed)
         student = make(kind, torch.from_numpy(data.box), generator)
-        distill_points(
+        found = distill_points(
             teacher, student, steps=steps, points=points, occupied=mask, groups=groups_of(student, largest[kind]),
             generator=generator,
         )  # fmt: skip
+        settled(found.history)
         family |= {f"{kind}/{name}": np.asarray(value) for name, value in to_arrays(student, mask).items()}
     return family

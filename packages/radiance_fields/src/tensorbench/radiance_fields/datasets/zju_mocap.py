@@ -96,7 +96,8 @@ def zju_mocap(
     regressor: str = "joint_regressor.npy",
 ) -> Avatars:
     """Subjects of a folder: ``frames`` frames of one camera to train on, the ``tests`` frames that follow as novel
-    poses, training frames seen by another camera as novel views. ``weights`` and ``regressor`` are files in ``path``.
+    poses, training frames seen by another camera as novel views, those halfway between them to validate. ``weights``
+    and ``regressor`` are files in ``path``.
     """
     root = Path(path)
     skinning = np.load(_there(root / weights)).astype(np.float32)
@@ -111,8 +112,9 @@ def zju_mocap(
         other = (views or ["2"])[0]
         step = max(1, frames // tests)
         view, _ = read_clip(folder, other, range(0, frames, step), size)
+        valid, _ = read_clip(folder, other, range(step // 2, frames, step), size)
         pose, _ = read_clip(folder, camera, range(frames, frames + tests), size)
-        people.append(_person(folder, skinning, joints_of, train, view, pose))
+        people.append(_person(folder, skinning, joints_of, train, valid, view, pose))
     assert lens is not None
     return Avatars(people, [], lens, 0.0)
 
@@ -123,9 +125,9 @@ def _person(folder: Path, skinning: np.ndarray, joints_of: np.ndarray, *clips: C
     shape = np.load(_there(folder / "models" / "000000.npz"))["minimal_shape"].astype(np.float32)
     if skinning.shape != (len(shape), 24):
         raise ValueError(f"skinning weights {skinning.shape} do not fit the {len(shape)} points of the body")
-    train, view, pose = clips
+    train, valid, view, pose = clips
     joints, points, weights = (torch.from_numpy(np.ascontiguousarray(x)) for x in (joints_of @ shape, shape, skinning))
-    return Person(joints, points, weights, train=train, valid=view, view=view, pose=pose)
+    return Person(joints, points, weights, train=train, valid=valid, view=view, pose=pose)
 
 
 def _picture(folder: Path, name: str, size: int, background: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.core.training import History
 from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.fields.hash import HashField
 from tensorbench.radiance_fields.fields.mlp import MLPField
 from tensorbench.radiance_fields.fields.staged import Query, StagedField, query
+from tensorbench.radiance_fields.fields.voxel import PlenoxelField
 
 log = logging.getLogger(__name__)
 Occupied = Callable[[Tensor], Tensor]
@@ -45,7 +48,7 @@ def rates(student: Field, lr: float = LR, lr_net: float = LR_NET) -> list[dict[s
     network, and ``lr_net`` for the networks of tensor fields."""
     if isinstance(student, MLPField):
         return student.parameter_groups(0.1 * lr, 0.1 * lr)
-    return student.parameter_groups(lr, lr if type(student).__name__ in ("HashField", "PlenoxelField") else lr_net)
+    return student.parameter_groups(lr, lr if isinstance(student, HashField | PlenoxelField) else lr_net)
 
 
 @torch.no_grad()
@@ -92,7 +95,7 @@ def make_adapter(teacher: Field, student: Field, wanted: bool, generator: torch.
         raise ValueError(
             f"the teacher has {widths[0]} features, the student {widths[1]}; adapter=True trains a linear map between"
         )
-    map_ = nn.Linear(widths[1] or 1, widths[0] or 1).to(student.box)
+    map_ = nn.utils.skip_init(nn.Linear, widths[1] or 1, widths[0] or 1).to(student.box)
     with torch.no_grad():
         noise = torch.randn(map_.weight.shape, generator=generator) * 0.01
         map_.weight.copy_(torch.eye(*map_.weight.shape) + noise.to(map_.weight))
@@ -102,12 +105,13 @@ def make_adapter(teacher: Field, student: Field, wanted: bool, generator: torch.
 
 @torch.no_grad()
 def width(field: Field) -> int | None:
+    """How many features a field has to match; None where it has none."""
     centre = field.box.mean(0, keepdim=True)
     features = query(field, centre, torch.nn.functional.normalize(torch.ones_like(centre), dim=-1)).features
     return None if features is None else features.shape[-1]
 
 
-def ask(field: Field, points: Tensor, directions: Tensor, *, colors: bool) -> Query:
+def ask(field: Field, points: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"], *, colors: bool) -> Query:
     """What a field says at points; without ``colors`` those are left out where the field allows it."""
     if not colors and isinstance(field, StagedField):
         features = field.features(points)

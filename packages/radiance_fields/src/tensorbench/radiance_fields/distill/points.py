@@ -88,7 +88,11 @@ def distill_points(
 
 
 def random_points(
-    n: int, low: Tensor, high: Tensor, occupied: Occupied | None, generator: torch.Generator | None
+    n: int,
+    low: Float[Tensor, "3"],
+    high: Float[Tensor, "3"],
+    occupied: Occupied | None,
+    generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """``n`` uniform points of a box, of its occupied part where that is given, and as many random unit directions."""
     found: list[Tensor] = []

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorbench.radiance_fields.cameras import Camera, camera_rays, sphere_poses
+from tensorbench.radiance_fields.training import background_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class View:
     @staticmethod
     def of(data: Any) -> View:
         """Of a scene's training camera (``data.train.camera``), distances and background."""
-        background = torch.as_tensor(data.background, dtype=torch.float32).expand(3).clone()
-        return View(data.train.camera, float(data.near), float(data.far), background)
+        return View(data.train.camera, float(data.near), float(data.far), background_of(data).clone())
 
 
 def random_poses(
@@ -93,7 +93,7 @@ class RandomRays:
         """Remember the rays of a batch that the student got most wrong."""
         if not self.hard:
             return
-        rays = (origins.detach(), directions.detach(), errors.detach())
+        rays = (origins.detach().cpu(), directions.detach().cpu(), errors.detach().cpu())  # where new rays are drawn
         if self._hardest is not None:
             rays = tuple(torch.cat(pair) for pair in zip(self._hardest, rays, strict=True))  # type: ignore[assignment]
         best = rays[2].topk(min(self.pool, len(rays[2]))).indices

@@ -154,11 +154,11 @@ def animate(model: Avatar, data: Avatars, path: Path, *, frames: int = 24, size:
     joints = torch.stack([person.joints for person in data.people])
     count = len(data.people)
     shots = []
-    for turn, c2w in zip(rotations, poses, strict=True):
+    for turn, c2w in zip(rotations.to(joints), poses.to(joints), strict=True):
         pose = turn.expand(count, -1, -1, -1)
         out = model(
             torch.arange(count), pose, forward_kinematics(pose, joints), joints, camera, c2w.expand(count, 4, 4)
         )
         strip = torch.cat(list(out.image.clamp(0, 1)), dim=1)
-        shots.append((strip * 255).round().byte().numpy())
+        shots.append((strip * 255).round().byte().cpu().numpy())
     iio.imwrite(path, np.stack(shots), duration=80, loop=0)

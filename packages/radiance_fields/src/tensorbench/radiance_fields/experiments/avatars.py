@@ -34,6 +34,7 @@ from tensorbench.radiance_fields.migs.training import (
     subjects,
     train,
 )
+from tensorbench.radiance_fields.training import settled
 
 METHODS: dict[str, Callable[..., AttributeTensor]] = {
     "cp": GaussianTensorCP,
@@ -46,7 +47,7 @@ NETWORKS = ("skinning", "deformation", "color", "features", "levels", "log2_tabl
 
 def run(run: Run) -> None:
     """Train, judge on novel poses and views, then meet the newcomer."""
-    data: Avatars = run.dataset.load(run.seed)
+    data: Avatars = run.dataset.load(run.seed).to(run.device)
     options = dict(run.method.params)
     few, adapt = options.pop("few"), options.pop("adapt")
     joint = options.pop("joint", False)
@@ -89,9 +90,7 @@ def _fitted(
     generator: torch.Generator,
 ) -> Avatar:  # fmt: skip
     avatar = model_of(kind, people, data.background, build, rank, generator)
-    history = train(avatar, subjects(people), data.camera, recipe, generator)
-    if history.diverged:
-        raise RuntimeError(f"training diverged after {history.steps} steps; lower the rates")
+    settled(train(avatar, subjects(people), data.camera, recipe, generator))
     return avatar
 
 
@@ -100,7 +99,7 @@ def model_of(
     generator: torch.Generator,
 ) -> Avatar:  # fmt: skip
     """An untrained model whose Gaussians lie on the skin of the first person."""
-    count, skin = build["gaussians"], people[0].points
+    count, skin = build["gaussians"], people[0].points.cpu()
     if count > len(skin):
         raise ValueError(f"gaussians {count}: the skin has {len(skin)} points to start from")
     points = skin[torch.randperm(len(skin), generator=generator)[:count]]
@@ -108,7 +107,8 @@ def model_of(
     extra = extras.get(kind, {})
     tensor = METHODS[kind](len(people), count, generator=generator, **extra)
     tensor.fit_init(starting_table(points, generator, opacity=build["opacity"]))
-    return Avatar(tensor, background=background, generator=generator, **{key: build[key] for key in NETWORKS})
+    avatar = Avatar(tensor, background=background, generator=generator, **{key: build[key] for key in NETWORKS})
+    return avatar.to(people[0].points.device)
 
 
 def _judged(
@@ -134,7 +134,7 @@ def _newcomer(
     brief = Recipe(**{**vars(recipe), "steps": adapt})
     if run.method.uses == "per_person":
         alone = model_of("full", [newcomer], data.background, build, None, run.generator)
-        train(alone, [Subject(0, newcomer, clip)], data.camera, recipe, run.generator)
+        settled(train(alone, [Subject(0, newcomer, clip)], data.camera, recipe, run.generator))
         images, scores = _judged(alone, 0, newcomer, "pose", data)
         run.log(newcomer_psnr=scores["psnr"], newcomer_weights=count_weights(alone))
         return {"new": images}
@@ -146,7 +146,9 @@ def _newcomer(
         model = copy.deepcopy(where[0][0])
         index = model.attributes.add_identity()
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
-        _, changed = personalize(model, Subject(index, newcomer, clip), data.camera, brief, run.generator, **chosen)
+        who = Subject(index, newcomer, clip)
+        history, changed = personalize(model, who, data.camera, brief, run.generator, **chosen)
+        settled(history)
         images, scores = _judged(model, index, newcomer, "pose", data)
         run.log(**{f"newcomer{name}_psnr": scores["psnr"], f"newcomer{name}_weights": changed})
         found[f"new{name}"] = images
@@ -168,7 +170,7 @@ def _only_row(model: Avatar, before: dict[str, torch.Tensor], index: int) -> boo
 
 
 def _small(images: torch.Tensor) -> np.ndarray:
-    return (images.clamp(0, 1) * 255).round().byte().numpy()
+    return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

@@ -28,7 +28,7 @@ from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.rendering import render_image
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
 from tensorbench.radiance_fields.tensorf.schedule import Schedule
-from tensorbench.radiance_fields.training import train
+from tensorbench.radiance_fields.training import settled, train
 
 METHODS = {"distilled": None, "scratch": None}
 CURVE_VIEWS = 2  # of the validation views, for the histories
@@ -104,7 +104,7 @@ def run(run: Run) -> None:
     with run.time("fit"):
         if run.method.uses == "distilled":
             stages, weights = mode(options["mode"], options["steps"], Weights())
-            distill(
+            found = distill(
                 teacher, student, View.of(data), steps=options["steps"], rays=options["rays"], samples=samples,
                 stages=stages, weights=weights, occupied=occupied, inherited=options["mode"] != "rgb_only",
                 groups=rates(student, options["lr"], options["lr_net"]), generator=generator,
@@ -112,6 +112,7 @@ def run(run: Run) -> None:
                 evaluate=lambda _: look(student, mask), evaluate_every=every,
                 log=run.log, log_every=every,
             )  # fmt: skip
+            settled(found.history)
         else:
             mask = _scratch(run, student, data, look, options, every)
     run.log(fit_train_cpu_seconds=clock.used)
@@ -141,6 +142,7 @@ def _scratch(run: Run, student: Field, data: Any, look: Any, options: dict[str, 
         schedule=plan, evaluate=lambda state: look(state.field, state.alpha_mask), evaluate_every=every,
         log=run.log, log_every=every,
     )  # fmt: skip
+    settled(trained.history)
     return trained.alpha_mask
 
 

@@ -216,13 +216,13 @@ def flags(records: pd.DataFrame) -> Figure:
         part = found.get((datasets[0], method))
         axes[0, column].set_title(plotting.label(method), fontsize=7.5)
         if part is None:
-            plotting.empty(axes[0, column], "")
+            axes[0, column].set_axis_off()
         else:
             _silhouettes(axes[0, column], part["mask"], part["mine"])
         for row, dataset in enumerate(datasets, 1):
             ax, part = axes[row, column], found.get((dataset, method))
             if part is None:
-                plotting.empty(ax, "")
+                ax.set_axis_off()
                 continue
             points, true = (upright(part[kind].astype(float)).reshape(SIDE, SIDE, 3) for kind in ("points", "truth"))
             error = np.maximum(part["error"], 1e-9).reshape(SIDE, SIDE)

@@ -28,6 +28,7 @@ from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.fields.voxel import PlenoxelField
 from tensorbench.radiance_fields.rendering import render_image
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask, build_alpha_mask
+from tensorbench.radiance_fields.training import settled
 
 METHODS = {"twins": None, "halved": None}
 POSES = 3
@@ -46,11 +47,12 @@ def run(run: Run) -> None:
     student = make(options["student"], torch.from_numpy(data.box), generator, paper_size=large).to(run.device)
     inherit(teacher, student)  # the network of colours: edits move features about and leave it as it is
     with run.time("fit"):
-        distill(
+        found = distill(
             edited, student, view, steps=options["steps"], rays=options["rays"], samples=samples, occupied=occupied,
             stages=Stages.of(options["steps"]), groups=rates(student, options["lr"], options["lr_net"]),
             source=RandomRays(view.camera, generator=generator), generator=generator,
         )  # fmt: skip
+        settled(found.history)
     poses = random_poses(POSES, generator=torch.Generator().manual_seed(1000 + run.seed)).to(run.device)
 
     def show(field: Field, where: AlphaMask, pose: torch.Tensor) -> torch.Tensor:
@@ -75,10 +77,11 @@ def _edit(name: str, teacher: Field, mask: AlphaMask, steps: int, generator: tor
         return Composed(copies).to(teacher.box.device)
     voxels = make("voxel", teacher.box.cpu(), generator).to(teacher.box.device)
     assert isinstance(voxels, PlenoxelField)
-    distill_points(
+    found = distill_points(
         teacher, voxels, steps=steps, points=VOXEL_POINTS, occupied=mask, groups=rates(voxels, VOXEL_RATE),
         generator=generator,
     )  # fmt: skip
+    settled(found.history)
     # Where nothing was learnt there is nothing.
     nodes = _nodes(voxels)
     with torch.no_grad():

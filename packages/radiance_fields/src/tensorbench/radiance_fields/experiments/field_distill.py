@@ -28,6 +28,7 @@ from tensorbench.radiance_fields.experiments.convert import mean_psnr, pictures
 from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.fields.staged import query
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
+from tensorbench.radiance_fields.training import settled
 
 METHODS = dict.fromkeys(KINDS)
 ALLOWED_DB = {"mlp": -6.0}  # below the teacher; −3 for the others
@@ -62,12 +63,13 @@ def run(run: Run) -> None:
             if step % options["every"] == 0:
                 history.append((step, errors(teacher, student, mask)[0]))
 
-        distill_points(
+        found = distill_points(
             teacher, student, steps=options["steps"], points=options["points"], occupied=mask,
             stages=Stages(round(options["steps"] / 15), options["steps"] + 1), inherited=True,
             groups=rates(student, options["lr"][student_kind], options["lr_net"]), generator=generator, callback=note,
         )  # fmt: skip
         used = time.process_time() - started
+        settled(found.history)
         density, color = errors(teacher, student, mask)
         psnr = mean_psnr(pictures(student, data, data.test, VIEWS, options["samples"], mask), data.test)
         run.log(**{f"density_error_{student_kind}": density, f"color_error_{student_kind}": color,

@@ -67,7 +67,7 @@ TRAINING = ("steps", "rays", "samples", "masks", "last_voxels", "losses", "rate"
 
 def run(run: Run) -> None:
     """Build, train with a look now and then, and measure on the test views; a trial is brief and sees no test view."""
-    from tensorbench.radiance_fields.training import mean_psnr, train
+    from tensorbench.radiance_fields.training import mean_psnr, settled, train
 
     data, options = run.dataset.load(run.seed), dict(run.method.params)
     plan = {name: options.pop(name) for name in TRAINING if name in options}
@@ -83,8 +83,7 @@ def run(run: Run) -> None:
             field, data, generator=generator, steps=plan["steps"], rays=plan["rays"], samples=plan["samples"],
             losses=plan.get("losses"), schedule=schedule(plan), callback=watch, progress=run.progress,
         )  # fmt: skip
-    if trained.history.diverged:
-        raise RuntimeError(f"training diverged after {trained.history.steps} steps; lower the learning rates")
+    settled(trained.history)
     if run.trial is not None:
         run.log(valid_psnr=mean_psnr(field, data, data.valid.select([0, -1]), plan["samples"]))
         return

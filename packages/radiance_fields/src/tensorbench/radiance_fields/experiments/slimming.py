@@ -23,7 +23,7 @@ from tensorbench.radiance_fields.slimmerf.field import SlimVM, slim
 from tensorbench.radiance_fields.slimmerf.ranks import AllAtOnce, RankRule, TRaIn, even_ranks
 from tensorbench.radiance_fields.slimmerf.trainer import train_slim
 from tensorbench.radiance_fields.tensorf.alpha_mask import AlphaMask
-from tensorbench.radiance_fields.training import render_views
+from tensorbench.radiance_fields.training import render_views, settled
 
 METHODS: dict[str, Any] = {
     "train": TRaIn, "fixed": even_ranks, "plain": AllAtOnce, "blocks": even_ranks, "separate": AllAtOnce,
@@ -52,8 +52,7 @@ def trained(run: Run, data: Any, rank: int, uses: str | None = None) -> tuple[Sl
         blocks=uses == "blocks", rays=options["rays"], samples=options["samples"], losses={"l1": options["l1"]},
         progress=run.progress,
     )  # fmt: skip
-    if found.history.diverged:
-        raise RuntimeError(f"training diverged after {found.history.steps} steps; lower the learning rates")
+    settled(found.history)
     return field, found.alpha_mask, rule
 
 

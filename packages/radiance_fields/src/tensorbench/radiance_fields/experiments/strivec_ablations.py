@@ -21,9 +21,9 @@ from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.radiance_fields.metrics import image_metrics, psnr
 from tensorbench.radiance_fields.strivec import Scale, Strivec, build, matched
-from tensorbench.radiance_fields.strivec.boxes import box_edges, project
+from tensorbench.radiance_fields.strivec.boxes import box_edges, in_picture
 from tensorbench.radiance_fields.strivec.placement import full_cover
-from tensorbench.radiance_fields.training import Trained, mean_psnr, render_views, train
+from tensorbench.radiance_fields.training import Trained, mean_psnr, render_views, settled, train
 
 METHODS = {"strivec": build}
 SCENE = ("scene", "size", "train", "valid", "test")
@@ -76,8 +76,7 @@ def log_size(run: Run, field: Strivec, counts: dict[str, int], box: torch.Tensor
 
 def log_pictures(run: Run, field: Strivec, views: Any, trained: Trained, samples: int) -> None:
     """Quality on the test views, and one of them kept."""
-    if trained.history.diverged:
-        raise RuntimeError(f"training diverged after {trained.history.steps} steps")
+    settled(trained.history)
     pictures = render_views(field, views, views.test, samples, trained.alpha_mask)
     truth = torch.as_tensor(views.test.images)
     valid = mean_psnr(field, views, views.valid, samples, trained.alpha_mask)
@@ -86,12 +85,7 @@ def log_pictures(run: Run, field: Strivec, views: Any, trained: Trained, samples
     if run.seed > 0:
         return
     camera, pose = views.test.camera, torch.as_tensor(views.test.c2w[0]).float()
-    edges = [
-        project(
-            box_edges(scale.centers.cpu(), scale.half_range), pose, camera.width, camera.height, float(camera.focal)
-        )
-        for scale in field.cloud.scales
-    ]
+    edges = [in_picture(box_edges(scale.centers.cpu(), scale.half_range), camera, pose) for scale in field.cloud.scales]
     kept: dict[str, Any] = {f"edges_{number}": lines.numpy() for number, lines in enumerate(edges)}
     np.savez_compressed(run.artifact("view.npz"), found=pictures[0].cpu().numpy(), truth=truth[0].numpy(), **kept)
 

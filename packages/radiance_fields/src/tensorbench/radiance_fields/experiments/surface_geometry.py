@@ -4,6 +4,7 @@
 differentiate a network fitted to as many samples as the vertices from which ``mesh`` takes its discrete curvatures;
 ``differences`` are central differences of the closed form. Errors are means over a grid inside the parameters, those of
 H and K relative to the largest |H| and |K| of the surface (to 1 where that is 0); H is compared without its sign.
+With ReLU what curvature there is comes from the encoding before it: within a linear piece the network adds none.
 """
 
 from __future__ import annotations

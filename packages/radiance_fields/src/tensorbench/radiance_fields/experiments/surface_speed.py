@@ -118,14 +118,16 @@ def run(run: Run) -> None:
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Milliseconds of a step by the number of control points."""
     fig, ax = plotting.figure(columns=1, height=6.5)
-    plotting.log_axis(ax, "xy")
+    plotting.log_axis(ax, "y")
     found = [
         history.assign(rival=label)
         for name, label in NAMES.items()
         if len(records) and not (history := rec.history(records, f"{name}_milliseconds")).empty
     ]
     if found:
-        plotting.series(ax, pd.concat(found), "step", "value", by="rival")
+        together = pd.concat(found)
+        plotting.log_axis(ax, "x", ticks=sorted(set(together["step"])))
+        plotting.series(ax, together, "step", "value", by="rival")
         plotting.reference(ax, y=6, text="6 ms")
     else:
         plotting.empty(ax)

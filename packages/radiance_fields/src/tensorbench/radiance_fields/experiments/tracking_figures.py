@@ -123,7 +123,7 @@ def meshes(records: pd.DataFrame) -> Figure:
             elif f"{case}_points" in found[name]:
                 _coloured(ax, found[name], case)
             else:
-                plotting.empty(ax, "")
+                ax.set_axis_off()
             if row == 0:
                 ax.set_title("last frame" if name == "picture" else plotting.label(name), fontsize=7.5)
     _error_bar(fig, axes)

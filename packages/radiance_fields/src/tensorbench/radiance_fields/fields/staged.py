@@ -32,7 +32,7 @@ class Query(NamedTuple):
 
 def linear(inputs: int, outputs: int, generator: torch.Generator | None = None, *, bias: bool = False) -> nn.Linear:
     """A linear layer whose weights (and bias) are uniform in ±1/√inputs, as torch's are, but from ``generator``."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     bound = 1 / math.sqrt(inputs)
     with torch.no_grad():
         for parameter in layer.parameters():

@@ -30,12 +30,19 @@ def cast(
     end: Float[np.ndarray, "k 3"],
     radius: Float[np.ndarray, "k"],
 ) -> Hits:
-    """Where unit ``directions`` from ``origins`` first meet one of k capsules. Rays start outside of them all."""
+    """Where unit ``directions`` from ``origins`` first meet one of k capsules. Rays start outside of them all.
+
+    Raises:
+        ValueError: a radius that is not positive, or a capsule whose ends are one point.
+    """
     if (radius <= 0).any():
         raise ValueError(f"radii must be positive, the smallest is {radius.min()}")
     rays = len(origins)
     best, owner, along = np.full(rays, np.inf), np.full(rays, -1), np.zeros(rays)
-    middle, bound = (start + end) / 2, np.linalg.norm(end - start, axis=-1) / 2 + radius
+    length = np.linalg.norm(end - start, axis=-1)
+    if not (length > 0).all():
+        raise ValueError(f"capsule {int(np.argmin(length > 0))} has no length: its ends must be two points")
+    middle, bound = (start + end) / 2, length / 2 + radius
     for k in range(len(start)):
         # Only rays that meet the sphere around the capsule.
         away = middle[k] - origins

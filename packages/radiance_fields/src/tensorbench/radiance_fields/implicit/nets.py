@@ -31,23 +31,25 @@ BACKENDS = ("relu", "tanh", "siren", "wire", "finer", "gaussian")
 EMBEDDINGS = ("none", "positional", "fourier", "hash")
 
 
-def sine(z: Tensor, omega: float) -> Tensor:
+def sine(z: Float[Tensor, "*shape"], omega: float) -> Float[Tensor, "*shape"]:
     """sin(ω z)."""
     return torch.sin(omega * z)
 
 
-def gabor(z1: Tensor, z2: Tensor, omega: float, scale: float) -> Tensor:
+def gabor(
+    z1: Float[Tensor, "*shape"], z2: Float[Tensor, "*shape"], omega: float, scale: float
+) -> Float[Tensor, "*shape"]:
     """cos(ω z₁) exp(−(s z₂)²)."""
     return torch.cos(omega * z1) * torch.exp(-((scale * z2) ** 2))
 
 
-def finer(z: Tensor, omega: float) -> Tensor:
+def finer(z: Float[Tensor, "*shape"], omega: float) -> Float[Tensor, "*shape"]:
     """sin(ω (|z| + 1) z). The gradient is the whole one (the paper's code holds the factor |z| + 1 fixed, with which
     derivatives in the coordinates would be wrong)."""
     return torch.sin(omega * (z.abs() + 1) * z)
 
 
-def gaussian(z: Tensor, scale: float) -> Tensor:
+def gaussian(z: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """exp(−(s z)²)."""
     return torch.exp(-((scale * z) ** 2))
 
@@ -123,8 +125,8 @@ class AxisNet(nn.Module):
             self.encoder = HashGrid(inputs, generator=generator, **options)
         widths = [self.encoded, *features]
         copies = 2 if backend == "wire" else 1
-        self.hidden = nn.ModuleList(nn.Linear(a, copies * b) for a, b in itertools.pairwise(widths))
-        self.last = nn.Linear(widths[-1], out)
+        self.hidden = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, copies * b) for a, b in itertools.pairwise(widths))
+        self.last = nn.utils.skip_init(nn.Linear, widths[-1], out)
         self._initialise(generator, first_bias)
 
     @property
@@ -164,7 +166,7 @@ class AxisNet(nn.Module):
         assert self.encoder is not None
         return self.encoder((x + 1) / 2 if self.embedding == "hash" else x)
 
-    def activate(self, z: Tensor, omega: float) -> Tensor:
+    def activate(self, z: Float[Tensor, "*points width"], omega: float) -> Float[Tensor, "*points features"]:
         """The activation of a hidden layer."""
         match self.backend:
             case "relu":

@@ -85,6 +85,6 @@ def fourier(coarse: Float[np.ndarray, "m m times"], factor: int) -> Float[np.nda
     return resample(resample(coarse, m * factor, axis=0), m * factor, axis=1)
 
 
-def relative_error(predicted: np.ndarray, truth: np.ndarray) -> float:
+def relative_error(predicted: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
     """Norm of the difference over the norm of the truth."""
     return float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth))

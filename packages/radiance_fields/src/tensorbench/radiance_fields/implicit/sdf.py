@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
@@ -66,7 +66,9 @@ def fitted_to_box(mesh: Any, half: float = 0.85) -> Any:
     return mesh
 
 
-def mesh_distance(mesh: Any, n: int, *, samples: int = 60_000, neighbours: int = 4, seed: int = 0) -> np.ndarray:
+def mesh_distance(
+    mesh: Any, n: int, *, samples: int = 60_000, neighbours: int = 4, seed: int = 0
+) -> Float[np.ndarray, "n n n"]:
     """Signed distance (n, n, n) of a closed trimesh at the cell centres of [−1, 1]³.
 
     The distance is the exact one to the triangles of the nearest of ``samples`` points of the surface; the sign counts
@@ -100,7 +102,9 @@ def _crossings(mesh: Any, axis: np.ndarray) -> Bool[np.ndarray, "n n n"]:
     return odd.reshape(n, n, n).transpose(2, 0, 1)
 
 
-def truncated_loss(predicted: Tensor, distance: Tensor, truncation: float) -> Tensor:
+def truncated_loss(
+    predicted: Float[Tensor, "*shape"], distance: Float[Tensor, "*shape"], truncation: float
+) -> Float[Tensor, ""]:
     """Mean squared difference of the distances cut off at ± ``truncation``, in units of it."""
     cut = (-truncation, truncation)
     return ((predicted.clamp(*cut) - distance.clamp(*cut)) / truncation).square().mean()
@@ -112,7 +116,7 @@ def grid_loss(
     distance: Float[Tensor, "a b c 1"],
     truncation: float,
     eikonal: float,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Truncated loss on a grid plus ``eikonal`` times the mean of (|∇f| − 1)² within the band |d| < ``truncation``."""
     if not eikonal:
         return truncated_loss(model.forward_grid(coordinates), distance, truncation)
@@ -129,7 +133,7 @@ def points_loss(
     distance: Float[Tensor, "n 1"],
     truncation: float,
     eikonal: float,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """The same loss at points, for a network of all coordinates."""
     if not eikonal:
         return truncated_loss(net(points), distance, truncation)
@@ -141,7 +145,7 @@ def points_loss(
     return truncated_loss(values, distance, truncation) + eikonal * term
 
 
-def iou(predicted: np.ndarray, distance: np.ndarray) -> float:
+def iou(predicted: Float[np.ndarray, "*shape"], distance: Float[np.ndarray, "*shape"]) -> float:
     """Intersection over union of the insides of two grids of distances."""
     a, b = predicted < 0, distance < 0
     return float((a & b).sum() / max((a | b).sum(), 1))
@@ -157,7 +161,9 @@ def surface(distance: Float[np.ndarray, "n n n"]) -> tuple[np.ndarray, np.ndarra
     return (2 * vertices + 1) / distance.shape[0] - 1, faces
 
 
-def surface_points(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0) -> Float[np.ndarray, "count 3"]:
+def surface_points(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], count: int, seed: int = 0
+) -> Float[np.ndarray, "count 3"]:
     """Points spread evenly over a triangle mesh."""
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)

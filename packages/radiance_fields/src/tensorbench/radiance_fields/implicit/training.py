@@ -8,6 +8,7 @@ evaluations do not count.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
@@ -21,9 +22,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tensorbench.core.errors import unknown
 from tensorbench.core.training import History, fit
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor, pixel_centres
 from tensorbench.radiance_fields.implicit.nets import AxisNet
+
+# The factor on the learning rate, of the share of the budget that is left.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda left: 1.0,
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+}
+
+
+@functools.cache
+def _warm_up() -> None:
+    """A step of nothing: a process's first optimizer imports a second's worth of modules, which is no training."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
 
 
 class CpuClock:
@@ -84,11 +102,14 @@ def train(
     schedule (``linear``, ``cosine``) runs over the budget that is used up first.
 
     Raises:
-        ValueError: no budget.
+        ValueError: no budget, or an unknown schedule.
         RuntimeError: the loss diverged.
     """
     if steps is None and cpu_seconds is None:
         raise ValueError("give a budget: steps=..., cpu_seconds=..., or both")
+    if schedule not in SCHEDULES:
+        raise ValueError(unknown("schedule", schedule, SCHEDULES))
+    _warm_up()
     clock, marks = CpuClock(), sorted(at)
     course = Course(History())
     total = steps if steps is not None else 1_000_000_000
@@ -110,7 +131,7 @@ def train(
     def share(used: float) -> float:
         spent = clock.elapsed() / cpu_seconds if cpu_seconds is not None else 0.0
         left = 1 - min(1.0, max(used if steps is not None else 0.0, spent))
-        return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[schedule]
+        return SCHEDULES[schedule](left)
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     course.history = fit(
@@ -127,7 +148,9 @@ def train(
     return course
 
 
-def channel_mse(predicted: Tensor, target: Tensor) -> Tensor:
+def channel_mse(
+    predicted: Float[Tensor, "*sizes channels"], target: Float[Tensor, "*sizes channels"]
+) -> Float[Tensor, ""]:
     """Sum over the last axis of the mean squared error over all others."""
     return (predicted - target).square().flatten(0, -2).mean(0).sum()
 
@@ -222,9 +245,9 @@ def rank_sweep(
     return found
 
 
-def psnr(predicted: Tensor, target: Tensor, peak: float = 1.0) -> float:
+def psnr(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio (dB) over all values."""
-    error = float((predicted - target).square().mean())
+    error = float((predicted - target).detach().square().mean())
     return 10 * math.log10(peak**2 / max(error, 1e-20))
 
 

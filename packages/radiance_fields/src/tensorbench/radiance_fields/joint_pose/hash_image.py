@@ -21,7 +21,9 @@ class HashImage(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.grid = HashGrid(2, levels, features, base, finest, log2_table, generator, scale=1e-2)
-        self.layers = nn.ModuleList([nn.Linear(self.grid.width, width), nn.Linear(width, 3)])
+        self.layers = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, a, b) for a, b in ((self.grid.width, width), (width, 3))
+        )
         with torch.no_grad():
             for layer, inputs in zip(self.layers, (self.grid.width, width), strict=True):
                 bound = 1 / math.sqrt(inputs)

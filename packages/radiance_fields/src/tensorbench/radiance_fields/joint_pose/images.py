@@ -54,7 +54,7 @@ class CPImage(nn.Module):
         values = F.grid_sample(grid, points[None, None], align_corners=False, padding_mode="border")
         return values[0, :, 0].mT
 
-    def tv(self) -> Tensor:
+    def tv(self) -> Float[Tensor, ""]:
         """Squared differences of neighbours along both factors, over cells and ranks."""
         total = sum((f[..., 1:] - f[..., :-1]).square().sum() / f[0].numel() for f in (self.x, self.y))
         assert isinstance(total, Tensor)
@@ -72,7 +72,7 @@ class BarfImage(nn.Module):
         self.levels, self.schedule = levels, schedule
         inputs = 2 + 4 * levels
         sizes = [inputs, *[width] * depth, 3]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(sizes))
         with torch.no_grad():
             for k, (layer, count) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
                 bound = 1 / math.sqrt(count)

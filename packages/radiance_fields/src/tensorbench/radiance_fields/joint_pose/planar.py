@@ -37,8 +37,8 @@ def pixel_grid(h: int, w: int, crop: int | None = None) -> Float[Tensor, "n 2"]:
 def corners(h: int, w: int, crop: int, warps: Float[Tensor, "b 8"]) -> Float[Tensor, "b 4 2"]:
     """Corners (column, row) in pixels of the middle square under homographies."""
     top, left = h // 2 - crop // 2, w // 2 - crop // 2
-    at = torch.tensor([(left, top), (left, top + crop), (left + crop, top + crop), (left + crop, top)])
-    size = torch.tensor([w, h])
+    four = [(left, top), (left, top + crop), (left + crop, top + crop), (left + crop, top)]
+    at, size = torch.tensor(four, device=warps.device), torch.tensor([w, h], device=warps.device)
     normal = ((at + 0.5) / size * 2 - 1) * (size / max(h, w))
     moved = warp_points(sl3_exp(warps), normal.to(warps).expand(len(warps), 4, 2))
     return (moved / (size / max(h, w)).to(warps) + 1) / 2 * size - 0.5

@@ -84,7 +84,8 @@ class BlurredTargets:
         self._kept = {share: self._smoothed(width * share) for share in self._pool}
         if self._mask is not None:
             share = self._mask_scale
-            self.weights = self._mask.weights(self._kept.get(share, self._smoothed(width * share)))
+            smooth = self._kept[share] if share in self._kept else self._smoothed(width * share)
+            self.weights = self._mask.weights(smooth)
 
     def at(self, share: float) -> Float[Tensor, "n h w c"]:
         """The images smoothed by a share of the pool."""

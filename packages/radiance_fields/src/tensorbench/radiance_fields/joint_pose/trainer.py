@@ -30,6 +30,7 @@ from tensorbench.radiance_fields.poses import PoseEmbedding, pose_errors, se3_ex
 from tensorbench.radiance_fields.rendering import render_image, render_rays
 from tensorbench.radiance_fields.tensorf.alpha_mask import build_alpha_mask
 from tensorbench.radiance_fields.tensorf.grids import resolution_of
+from tensorbench.radiance_fields.training import background_of
 
 if TYPE_CHECKING:
     from tensorbench.radiance_fields.cameras import Camera
@@ -117,7 +118,7 @@ def train_joint(
     true = tensor_of(views.c2w if true is None else true, device)
     count, h, w, _ = images.shape
     local = pixel_directions(views.camera).to(device)
-    background = torch.as_tensor(data.background, dtype=torch.float32, device=device).expand(3)
+    background = background_of(data).to(device)
     embedding = PoseEmbedding(count).to(device)
     targets = BlurredTargets(images, plan.scales.pool2d, kind=plan.kernel, every=plan.refresh, mask=plan.mask)
     state: dict[str, nn.Module | None] = {"mask": None}
@@ -202,7 +203,12 @@ def refine_views(
     background: Float[Tensor, "3"], *, steps: int = 400, rays: int = 512, samples: int = 64, lr: float = 1e-3,
     decay: float = 0.1, generator: torch.Generator, mask: nn.Module | None = None,
 ) -> Float[Tensor, "n 4 4"]:  # fmt: skip
-    """Poses of views that the field, kept as it is, shows best: all views at once, from ``start``."""
+    """Poses of views that the field, kept as it is, shows best: all views at once, from ``start``.
+
+    Raises:
+        ValueError: another number of poses than views.
+        RuntimeError: a pose is no longer finite.
+    """
     if len(start) != len(views.images):
         raise ValueError(f"{len(start)} poses for {len(views.images)} images; each image needs its camera")
     device = field.box.device
@@ -228,6 +234,8 @@ def refine_views(
     finally:
         for parameter, was in zip(field.parameters(), wanted, strict=True):
             parameter.requires_grad_(was)
+    if not bool(torch.isfinite(twist).all()):
+        raise RuntimeError("a pose is NaN or infinite: lower lr of the refinement")
     with torch.no_grad():
         return se3_exp(twist[:, :3], twist[:, 3:]) @ start
 
@@ -247,7 +255,7 @@ def novel_views(
 ) -> NovelViews:  # fmt: skip
     """Move the test cameras into the frame of the learnt ones, refine them photometrically, and render."""
     device = field.box.device
-    background = torch.as_tensor(data.background, dtype=torch.float32, device=device).expand(3)
+    background = background_of(data).to(device)
     alignment = pose_errors(result.c2w, tensor_of(data.train.c2w, device)).alignment
     start = alignment.inverse().cameras(tensor_of(data.test.c2w, device))
     refined = refine_views(

@@ -1,4 +1,4 @@
-"""Losses of MIGS (2024, arXiv 2407.07284, section 3) beside the difference of pictures.
+"""Losses of MIGS (2024, arXiv 2407.07284) beside the difference of pictures.
 
 As isometric as possible (from 3DGS-Avatar, arXiv 2312.09228): with N(i) the nearest neighbours of a Gaussian at rest,
 

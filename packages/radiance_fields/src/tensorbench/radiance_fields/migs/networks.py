@@ -1,6 +1,6 @@
 """What moves and colours the Gaussians of all people alike: skinning weights, non-rigid deformation, colour.
 
-MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), section 3, takes these three from 3DGS-Avatar (Qian, Wang,
+MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284) takes these three from 3DGS-Avatar (Qian, Wang,
 Mihajlovic, Geiger, Tang 2024, arXiv 2312.09228): a network that gives the skinning weights of a rest point by a
 softmax along the skeleton, one that moves, scales and turns a Gaussian depending on the pose (hash grid, pose encoder,
 residual), and one that makes a colour of features and of the direction of view as the resting body sees it.
@@ -57,9 +57,9 @@ class MLP(nn.Module):
         self, sizes: list[int], generator: torch.Generator | None = None, *, last: float = 1.0, condition: int = 0
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(sizes))
         # The condition is the same for all points of a picture, so that its product is taken once for each.
-        self.condition = nn.Linear(condition, sizes[1], bias=False) if condition else None
+        self.condition = nn.utils.skip_init(nn.Linear, condition, sizes[1], bias=False) if condition else None
         for layer in [*self.layers, *([self.condition] if self.condition is not None else [])]:
             assert isinstance(layer, nn.Linear)
             bound = 1 / math.sqrt(layer.in_features)

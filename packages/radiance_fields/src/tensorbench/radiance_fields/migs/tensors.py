@@ -1,7 +1,7 @@
 """All Gaussians of many people as one tensor W (identities, Gaussians, attributes), kept as low-rank factors.
 
 Chatziagapi, Chrysos, Samaras, "MIGS: Multi-Identity Gaussian Splatting via Tensor Decomposition" (2024, arXiv
-2407.07284), section 3: the 43 attributes of a Gaussian are position 3, log-scale 3, quaternion 4, appearance features
+2407.07284): the 43 attributes of a Gaussian are position 3, log-scale 3, quaternion 4, appearance features
 32 and opacity logit 1, and
 
     W[i, g, m] = Σ_r U2[i, r] U3[g, r] U1[m, r]        (CP; (M + N_i + N_g) R weights)

@@ -1,10 +1,10 @@
 """Training avatars, making a model personal, and adding a person to it.
 
-MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), section 3 and appendix: Adam with a rate for each block of
-attributes, exponential decay of positions and shared factors to a hundredth, L1 of colours and mask, a perceptual
-term, a prior on skinning weights that is strong at first, and as-isometric-as-possible terms; the non-rigid deformation
-joins in after a while; directions of view are turned at random by up to 45 degrees. Every step shows one frame of each
-person.
+MIGS (Chatziagapi, Chrysos, Samaras 2024, arXiv 2407.07284), and 3DGS-Avatar (arXiv 2312.09228): Adam with a rate for
+each block of attributes, exponential decay of positions and shared factors to a hundredth, L1 of colours and mask, a
+perceptual term, a prior on skinning weights that is strong at first, and as-isometric-as-possible terms; the non-rigid
+deformation joins in after a while; directions of view are turned at random by up to 45 degrees. Every step shows one
+frame of each person.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ class Recipe:
                 raise ValueError(unknown("rate", name, PAPER_RATES))
         if self.steps < 1:
             raise ValueError(f"steps {self.steps} must be at least 1")
+        for name in ("late", "early"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is a share of the steps and must be in [0, 1]")
+        weights = (self.mask, self.perceptual, self.isometry, self.isometry_covariance, *self.prior)
+        if min(weights) < 0 or min(self.near, self.refresh, self.prior_points) < 1:
+            raise ValueError("weights of losses must be at least 0, and near, refresh and prior_points at least 1")
 
 
 @dataclass(frozen=True)

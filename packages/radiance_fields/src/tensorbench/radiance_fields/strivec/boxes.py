@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tensorbench.radiance_fields.cameras import Camera, project
+
 
 def box_edges(centers: Float[Tensor, "n 3"], half_range: float) -> Float[Tensor, "n 12 2 3"]:
     """The twelve edges of each box, as pairs of corners."""
@@ -16,15 +18,8 @@ def box_edges(centers: Float[Tensor, "n 3"], half_range: float) -> Float[Tensor,
     return centers[:, None, None] + half_range * corners[torch.tensor(ends, device=centers.device)]
 
 
-def project(
-    points: Float[Tensor, "*k 3"], c2w: Float[Tensor, "4 4"], width: int, height: int, focal: float
-) -> Float[Tensor, "*k 2"]:
-    """Pixel coordinates (column, row) of points in a pinhole picture (OpenGL camera: x right, y up, looks along −z).
-
-    Pixel centres are at half-integers. Points behind the camera get NaN.
-    """
-    local = (points - c2w[:3, 3]) @ c2w[:3, :3]
-    depth = torch.where(local[..., 2] < 0, -local[..., 2], torch.nan)
-    column = width / 2 + focal * local[..., 0] / depth
-    row = height / 2 - focal * local[..., 1] / depth
-    return torch.stack([column, row], -1)
+def in_picture(points: Float[Tensor, "*k 3"], camera: Camera, c2w: Float[Tensor, "4 4"]) -> Float[Tensor, "*k 2"]:
+    """Where points are in a picture (column, row), as :func:`~tensorbench.radiance_fields.cameras.project` has it; NaN
+    for those behind the camera."""
+    found, depth = project(camera, c2w, points.reshape(-1, 3))
+    return torch.where(depth[:, None] > 0, found, torch.nan).reshape(*points.shape[:-1], 2)

@@ -41,13 +41,14 @@ def surface_points(
 ) -> Float[Tensor, "m 3"]:
     """Points near surfaces: a coarse reconstruction of ``steps`` steps, and its opaque nodes."""
     from tensorbench.radiance_fields.tensorf.schedule import Schedule
-    from tensorbench.radiance_fields.training import train
+    from tensorbench.radiance_fields.training import settled, train
 
     coarse = CoarseReconstruction(torch.as_tensor(data.box), resolution)
-    train(
+    trained = train(
         coarse, data, generator=generator, steps=steps, rays=rays, samples=samples,
         schedule=Schedule(lr_grid=lr, decay=1.0),
     )  # fmt: skip
+    settled(trained.history)
     return coarse.occupied(threshold)
 
 

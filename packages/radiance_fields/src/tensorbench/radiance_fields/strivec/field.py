@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.rendering import DISTANCE_SCALE
 from tensorbench.radiance_fields.strivec.cloud import TensorCloud
 from tensorbench.radiance_fields.tensorf.losses import LazyTerms
 from tensorbench.radiance_fields.tensorf.shading import ColorNet, linear
@@ -106,7 +107,7 @@ class Strivec(Field):
         keep = []
         for scale in self.cloud.scales:
             points = scale.centers[:, None] + scale.half_range * grid
-            opacity = -torch.expm1(-25 * length * self.density(points.reshape(-1, 3))).view(len(points), -1)
+            opacity = -torch.expm1(-DISTANCE_SCALE * length * self.density(points.reshape(-1, 3))).view(len(points), -1)
             alive = opacity.amax(1) > threshold
             keep.append(alive if alive.any() else opacity.amax(1) == opacity.max())
         return self.cloud.prune(keep)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 AXES = (0, 1, 2)
 PLANES = ((1, 2), (0, 2), (0, 1))  # the axes of the plane that goes with the line of axis 0, 1, 2
@@ -65,6 +66,7 @@ class _LineProduct(torch.autograd.Function):
         return values[0] * values[1] * values[2]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         (g,) = gradients
         rows, share, *values = ctx.saved_tensors
@@ -128,6 +130,7 @@ class _Trilinear(torch.autograd.Function):
         return value
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         (g,) = gradients
         first, share = ctx.saved_tensors

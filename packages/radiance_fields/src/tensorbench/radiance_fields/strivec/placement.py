@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
 from tensorbench.radiance_fields.fields.base import Field
+from tensorbench.radiance_fields.rendering import DISTANCE_SCALE
 
-DISTANCE_SCALE = 25.0
 PLACES = ("voxel", "mean")
 
 

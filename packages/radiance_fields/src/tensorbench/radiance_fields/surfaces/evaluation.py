@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from tensorbench.radiance_fields.surfaces.meshes import interpolation
 from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
@@ -14,7 +14,9 @@ from tensorbench.radiance_fields.surfaces.pinhole import Pinhole
 Surface = Callable[[Float[np.ndarray, "n 2"]], Float[np.ndarray, "n 3"]]
 
 
-def mesh_surface(uv: Float[np.ndarray, "v 2"], faces: np.ndarray, points: Float[np.ndarray, "v 3"]) -> Surface:
+def mesh_surface(
+    uv: Float[np.ndarray, "v 2"], faces: Int[np.ndarray, "f 3"], points: Float[np.ndarray, "v 3"]
+) -> Surface:
     """A mesh as a map, linear in each triangle."""
     return lambda at: interpolation(uv, faces, at) @ points
 
@@ -59,13 +61,15 @@ def _unit_normals(jacobian: Float[np.ndarray, "n 3 2"]) -> Float[np.ndarray, "n 
     return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
 
 
-def edge_error(points: Float[np.ndarray, "v 3"], template: Float[np.ndarray, "v 3"], edges: np.ndarray) -> float:
+def edge_error(
+    points: Float[np.ndarray, "v 3"], template: Float[np.ndarray, "v 3"], edges: Int[np.ndarray, "e 2"]
+) -> float:
     """Mean relative change of the lengths of edges."""
     found, true = (np.linalg.norm(x[edges[:, 0]] - x[edges[:, 1]], axis=1) for x in (points, template))
     return float(np.abs(found / true - 1).mean())
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
     """Intersection over union of two masks (1 where both are empty)."""
     union = np.logical_or(a, b).sum()
     return float(np.logical_and(a, b).sum() / union) if union else 1.0

@@ -103,26 +103,26 @@ class Shape:
     chi: int | None = None
 
 
-def sphere_map(uv: Tensor, radius: float = 1.0) -> Tensor:
+def sphere_map(uv: Float[Tensor, "n 2"], radius: float = 1.0) -> Float[Tensor, "n 3"]:
     """Longitude u, latitude v."""
     u, v = uv.unbind(1)
     return radius * torch.stack([v.cos() * u.cos(), v.cos() * u.sin(), v.sin()], 1)
 
 
-def torus_map(uv: Tensor, ring: float = 1.0, tube: float = 0.4) -> Tensor:
+def torus_map(uv: Float[Tensor, "n 2"], ring: float = 1.0, tube: float = 0.4) -> Float[Tensor, "n 3"]:
     """Angle u around the ring, v around the tube."""
     u, v = uv.unbind(1)
     across = ring + tube * v.cos()
     return torch.stack([across * u.cos(), across * u.sin(), tube * v.sin()], 1)
 
 
-def catenoid_map(uv: Tensor) -> Tensor:
+def catenoid_map(uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
     """Minimal surface: u around, v along."""
     u, v = uv.unbind(1)
     return torch.stack([v.cosh() * u.cos(), v.cosh() * u.sin(), v], 1)
 
 
-def saddle_map(uv: Tensor, steepness: float = 0.8) -> Tensor:
+def saddle_map(uv: Float[Tensor, "n 2"], steepness: float = 0.8) -> Float[Tensor, "n 3"]:
     """Hyperbolic paraboloid z = c (u² − v²)."""
     u, v = uv.unbind(1)
     return torch.stack([u, v, steepness * (u.square() - v.square())], 1)

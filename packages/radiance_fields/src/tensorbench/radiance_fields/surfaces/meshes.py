@@ -47,7 +47,9 @@ def edges_of(faces: Int[np.ndarray, "faces 3"]) -> tuple[Int[np.ndarray, "edges 
     return np.unique(pairs, axis=0, return_counts=True)
 
 
-def face_areas(points: Float[np.ndarray, "vertices dims"], faces: Int[np.ndarray, "faces 3"]) -> np.ndarray:
+def face_areas(
+    points: Float[np.ndarray, "vertices dims"], faces: Int[np.ndarray, "faces 3"]
+) -> Float[np.ndarray, " faces"]:
     """Areas of triangles in the plane or in space."""
     a, b = points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]]
     gram = (a**2).sum(1) * (b**2).sum(1) - (a * b).sum(1) ** 2
@@ -189,7 +191,9 @@ def discrete_curvature(
     return mean, gauss
 
 
-def vertex_normals(points: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> np.ndarray:
+def vertex_normals(
+    points: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
+) -> Float[np.ndarray, "vertices 3"]:
     """Unit normals, means of the faces' by area."""
     a, b = points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]]
     each = np.cross(a, b)

@@ -31,7 +31,7 @@ class SurfaceNet(nn.Module):
     Args:
         hidden: widths of the hidden layers.
         activation: ``softplus`` (with ``beta``), ``tanh``, or ``relu``, whose second derivative is 0: its surfaces are
-            polyhedra without curvature.
+            polyhedra without curvature (or, behind an encoding, with that of the encoding alone).
         frequencies: octaves of a positional encoding, sin and cos of 2^k π u beside u; 0 for none.
         skips: layers (1 is the first hidden one, ``len(hidden)`` the last, linear one) that see the input too.
         generator: for the initial weights (uniform, ±1/√fan-in, as torch's).

@@ -40,6 +40,8 @@ class Pinhole:
             )
         if not np.allclose(self.rotation @ self.rotation.T, np.eye(3), atol=1e-5):
             raise ValueError("rotation is not orthogonal: its rows must be the camera's axes")
+        if np.linalg.det(self.rotation) < 0:
+            raise ValueError("rotation is a mirror image (its determinant is -1): one of the camera's axes points back")
 
     @classmethod
     def centred(cls, focal: float, width: int, height: int) -> Pinhole:

@@ -1,6 +1,6 @@
 """Tracking without correspondences: the projected surface must fill the silhouette.
 
-Three data terms for :func:`.tracking.track`, both of parameters that are projected:
+Three data terms for :func:`.tracking.track`, all of parameters that are projected:
 
 - ``Chamfer``: mean squared distance of projected points to the nearest of the pixels sampled in the mask, and of those
   to the nearest projected point (the released code's alternative to tracked points);
@@ -53,7 +53,23 @@ class View:
         return np.stack([columns[chosen], rows[chosen]], 1) + rng.random((n, 2))
 
 
-class Chamfer:
+class _Nearest:
+    """Two-sided squared distance of projected points and each view's pixels, in the unit of ``unit`` per pixel."""
+
+    uv: Float[np.ndarray, "n 2"]
+    unit: float
+    views: Sequence[View]
+    targets: list[Float[Tensor, "m 2"]]
+
+    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+        total = points.new_zeros(())
+        for view, target in zip(self.views, self.targets, strict=True):
+            found = view.camera.project(points, nearest=1e-3) * self.unit
+            total = total + chamfer_loss(found, target.to(points.device))
+        return total / len(self.views)
+
+
+class Chamfer(_Nearest):
     """Two-sided squared distance of projected points and mask samples, in the unit of ``unit`` per pixel."""
 
     def __init__(
@@ -71,12 +87,6 @@ class Chamfer:
         self.uv, self.unit, self.views = uv, unit, views
         self.targets = [as_tensor(view.samples(samples, rng) * unit, like) for view in views]
 
-    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
-        total = points.new_zeros(())
-        for view, target in zip(self.views, self.targets, strict=True):
-            total = total + chamfer_loss(view.camera.project(points, nearest=1e-3) * self.unit, target)
-        return total / len(self.views)
-
 
 def chamfer_loss(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     """mean_a min_b |a − b|² + mean_b min_a |a − b|²."""
@@ -86,7 +96,7 @@ def chamfer_loss(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tens
     return (a - b[to_b]).square().sum(1).mean() + (b - a[to_a]).square().sum(1).mean()
 
 
-class Contour:
+class Contour(_Nearest):
     """Two-sided squared distance of the projected rim and the mask's outline, in the unit of ``unit`` per pixel.
 
     ``uv`` must run along the template's border. Where all of the silhouette is the rim (no fold hides it), this has no
@@ -106,12 +116,6 @@ class Contour:
         like = torch.zeros(()) if like is None else like
         self.uv, self.unit, self.views = uv, unit, views
         self.targets = [as_tensor(outline(view.mask, samples) * unit, like) for view in views]
-
-    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
-        total = points.new_zeros(())
-        for view, target in zip(self.views, self.targets, strict=True):
-            total = total + chamfer_loss(view.camera.project(points, nearest=1e-3) * self.unit, target)
-        return total / len(self.views)
 
 
 def outline(mask: Bool[np.ndarray, "height width"], samples: int) -> Float[np.ndarray, "samples 2"]:
@@ -170,10 +174,10 @@ class SoftMask:
 
     def picture(self, points: Float[Tensor, "n 3"], k: int = 0) -> Float[Tensor, " cells"]:
         """The blurred projection on the grid of view k."""
-        return self._blurred(self.grids[k], self.views[k].camera.project(points, nearest=1e-3))
+        return self._blurred(self.grids[k].to(points.device), self.views[k].camera.project(points, nearest=1e-3))
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
         total = points.new_zeros(())
         for k, goal in enumerate(self.goals):
-            total = total + (self.picture(points, k) - goal).square().mean()
+            total = total + (self.picture(points, k) - goal.to(points.device)).square().mean()
         return total / len(self.goals) * (self.sigma * self.unit) ** 2

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 Resolution = tuple[int, int, int]
@@ -84,6 +84,7 @@ class _Trilinear(torch.autograd.Function):
         return torch.einsum("km,km->m", weights, values)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         index, weights, last, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
         of_volume = of_coords = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import sparse
 from scipy.spatial.transform import Rotation
 
 from tensorbench.radiance_fields.surfaces import isometries
@@ -123,7 +124,7 @@ def fit(
     model: LinearModel,
     start: State,
     camera: Pinhole,
-    at,
+    at: sparse.csr_matrix,
     pixels: Float[np.ndarray, "n 2"],
     unit: float,
     *,

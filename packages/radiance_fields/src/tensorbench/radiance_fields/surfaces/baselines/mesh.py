@@ -55,6 +55,8 @@ class EdgeMesh:
         if min(edge, bending, time) < 0:
             raise ValueError(f"weights edge {edge}, bending {bending}, time {time} must be >= 0")
         self.template, n = template, len(template.uv)
+        if rows < 1 or n % rows:
+            raise ValueError(f"{n} vertices are no grid of {rows} rows")
         self.edges, _ = edges_of(template.faces)
         self.lengths = np.linalg.norm(np.diff(template.points[self.edges], axis=1)[:, 0], axis=1)
         self.edge = np.sqrt(edge / len(self.edges))
