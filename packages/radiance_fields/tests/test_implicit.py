@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -276,6 +279,20 @@ def test_slabs_points_and_budgets():
     assert course.seconds_to(-100) == 0.1 and course.seconds_to(1e3) == math.inf
     values = in_chunks(one, grid_points((12, 10)), chunk=7)
     assert course.marks[-1][1] == pytest.approx(psnr(values, image.reshape(-1, 1)), abs=1e-3)
+
+
+def test_the_first_training_of_a_process_has_its_whole_budget():
+    script = """
+import torch
+from tensorbench.radiance_fields.implicit.training import fit_points, monolithic
+image = torch.zeros(8, 8, 1)
+for _ in range(2):
+    net = monolithic("siren", 2, 1, torch.Generator().manual_seed(0), features=(64, 64))
+    print(fit_points(net, image, cpu_seconds=0.4, metric=None).history.steps)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    first, second = map(int, done.stdout.split())
+    assert first > second / 3
 
 
 def test_rank_sweep_trains_each_rank():

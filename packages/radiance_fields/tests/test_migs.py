@@ -273,6 +273,10 @@ def test_bad_input(cache):
         avatar.attributes.fit_init(torch.zeros(3, 43))
     with pytest.raises(ValueError, match="did you mean 'opacity'"):
         Recipe(rates={"opacty": 1.0})
+    with pytest.raises(ValueError, match="late 3000 is a share"):
+        Recipe(late=3000)
+    with pytest.raises(ValueError, match="weights of losses"):
+        Recipe(mask=-0.1)
     with pytest.raises(ValueError, match="nobody"):
         train(avatar, [], found.camera, QUICK, g())
     with pytest.raises(IndexError, match="identity 2"):

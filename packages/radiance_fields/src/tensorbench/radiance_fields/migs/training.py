@@ -60,6 +60,12 @@ class Recipe:
                 raise ValueError(unknown("rate", name, PAPER_RATES))
         if self.steps < 1:
             raise ValueError(f"steps {self.steps} must be at least 1")
+        for name in ("late", "early"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is a share of the steps and must be in [0, 1]")
+        weights = (self.mask, self.perceptual, self.isometry, self.isometry_covariance, *self.prior)
+        if min(weights) < 0 or min(self.near, self.refresh, self.prior_points) < 1:
+            raise ValueError("weights of losses must be at least 0, and near, refresh and prior_points at least 1")
 
 
 @dataclass(frozen=True)
