@@ -111,9 +111,10 @@ def _clouds(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> None:
         scales = voxel_scales(voxels, len(volume), rank)
         fitted = cloud_fit(volume, scales, generator=run.generator, **options)
         run.log(step=rank, error_at=fitted.error(volume), weights_at=fitted.weights)
-        if rank == shown and run.seed == 0:
-            _keep(run, volume, fitted.volume)
+        if rank == shown:
             run.log(shown_error=fitted.error(volume))
+            if run.seed == 0:
+                _keep(run, volume, fitted.volume)
 
 
 def _keep(run: Run, truth: torch.Tensor, found: torch.Tensor) -> None:

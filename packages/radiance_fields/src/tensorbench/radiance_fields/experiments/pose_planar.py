@@ -24,7 +24,7 @@ from tensorbench.radiance_fields.joint_pose.planar import Alignment, PlanarTask,
 from tensorbench.radiance_fields.joint_pose.schedules import C2F, FIXED, BarfSchedule, RandomScale
 from tensorbench.radiance_fields.joint_pose.targets import EdgeMask
 
-SHOWN = ("naive", "blur_3d", "full", "barf")
+SHOWN = ("naive", "blur_3d", "blur_targets", "full", "barf")
 FRAMES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 
 
@@ -134,7 +134,7 @@ def recovered(records: pd.DataFrame) -> Figure:
         _show(axes[0][column], one["truth"])
         _frames(axes[0][column], h, w, int(one["crop"]), torch.from_numpy(one["warps"]),
                 torch.from_numpy(one["true_warps"]))  # fmt: skip
-        axes[0][column].set_title(plotting.label(name))
+        axes[0][column].set_title(plotting.label(name), fontsize=8)
         axes[0][column].set_xlabel(f"sl(3) error {float(one['error']):.3f}")
         _show(axes[1][column], one["learnt"])
         axes[1][column].set_xlabel(f"patches {float(one['psnr']):.1f} dB")

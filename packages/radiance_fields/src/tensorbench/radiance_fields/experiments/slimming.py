@@ -160,4 +160,4 @@ def over_best_order(records: pd.DataFrame) -> list[float]:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "curves", slimming_figures.curves(records)
-    yield "pictures", slimming_figures.pictures(records, ["plain", "train"])
+    yield "pictures", slimming_figures.pictures(records, ["plain", "train", "fixed"], "spheres")

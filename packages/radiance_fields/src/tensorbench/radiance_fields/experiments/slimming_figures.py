@@ -27,22 +27,27 @@ def curves(records: pd.DataFrame) -> Figure:
     if records.empty:
         return nothing()
     names = list(pd.unique(records["dataset"]))
-    fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=11.5, squeeze=False, sharex="col")
+    ratios = [*[1.0] * len(names), 0.5]
+    fig, axes = plotting.figure(
+        columns=2, rows=2, cols=len(names) + 1, height=11.5, squeeze=False, gridspec_kw={"width_ratios": ratios}
+    )
     for column, name in enumerate(names):
         part = records[records["dataset"] == name]
         sizes = _sizes(part, "kib_at")
         above, below = axes[0][column], axes[1][column]
         points = rec.history(part, "psnr_at")
         points = points[~points["method"].str.endswith("_long")]
-        plotting.series(above, points.assign(step=points["step"].map(sizes)), "step", "value", log="x")
-        above.set(title=plotting.label(name), xlabel="", ylabel="PSNR (dB)")
+        points = points.assign(step=points["step"].map(sizes))
+        plotting.series(above, points, "step", "value", reducer="median", log="x")
+        above.set_title(plotting.label(name))
         _other_ways(below, part, sizes)
-        below.set(xlabel="size, 16-bit weights (KiB)", ylabel="PSNR (dB)")
-        ticks = [float(round(size)) for size in sizes.values()]
         for ax in (above, below):
-            plotting.log_axis(ax, "x", ticks=ticks or None)
+            ax.set(xlabel="" if ax is above else "size, 16-bit weights (KiB)", ylabel="" if column else "PSNR (dB)")
+            plotting.log_axis(ax, "x", ticks=[float(round(size)) for size in sizes.values()] or None)
     for row in axes:
-        plotting.legend(row[-1], fontsize=7)
+        row[-1].set_axis_off()
+        handles, texts = row[0].get_legend_handles_labels()
+        row[-1].legend(handles, texts, loc="center left", fontsize=7.5, borderaxespad=0)
     return fig
 
 
@@ -56,6 +61,7 @@ def _other_ways(ax: Axes, records: pd.DataFrame, sizes: dict[float, float]) -> N
     pieces = []
     for method, metric, text in (
         ("train", "psnr_at", "TRaIn"),
+        ("fixed", "psnr_at", "even schedule"),
         ("plain", "psnr_at", "first components"),
         *(("plain", f"{way}_psnr_at", text) for way, text in CUTS.items()),
     ):
@@ -65,7 +71,7 @@ def _other_ways(ax: Axes, records: pd.DataFrame, sizes: dict[float, float]) -> N
     bits, kib = rec.history(records, "quantised_psnr_at"), _sizes(records, "quantised_kib_at")
     if len(bits):
         pieces.append(bits.assign(step=bits["step"].map(kib), way="fewer bits"))
-    plotting.series(ax, pd.concat(pieces), "step", "value", by="way", log="x")
+    plotting.series(ax, pd.concat(pieces), "step", "value", by="way", reducer="median", log="x")
 
 
 WORST = 0.4  # mean error of the three colours that is drawn darkest
@@ -82,7 +88,7 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
         return nothing()
     keys = [key for key in found[shown[0]] if key.startswith("rank_")]
     columns = len(keys) + 1
-    size = 15.2 / columns
+    size = min(15.2, 19 - 2 * len(shown)) / columns
     fig, axes = plotting.figure(
         columns=2, rows=2 * len(shown), cols=columns, height=(2 * size + 0.6) * len(shown) + 0.7, squeeze=False
     )

@@ -57,7 +57,7 @@ def best_below_full(records: pd.DataFrame) -> list[float]:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     yield "ranks", by_rank(records)
-    yield "pictures", slimming_figures.pictures(records, ["plain", "train"])
+    yield "pictures", slimming_figures.pictures(records, ["plain", "train"], "spheres_3")
 
 
 def by_rank(records: pd.DataFrame) -> Figure:
@@ -70,7 +70,7 @@ def by_rank(records: pd.DataFrame) -> Figure:
         part = records[records["dataset"] == name]
         for row, (metric, text) in enumerate((("psnr_at", "PSNR (dB)"), ("floaters_at", "weight before surfaces"))):
             ax = axes[row][column]
-            plotting.series(ax, rec.history(part, metric), "step", "value")
+            plotting.series(ax, rec.history(part, metric), "step", "value", reducer="median")
             ax.set(xlabel="rank kept" if row else "", ylabel="" if column else text)
             ax.xaxis.set_major_locator(MultipleLocator(2))
         axes[0][column].set_title(plotting.label(name))
