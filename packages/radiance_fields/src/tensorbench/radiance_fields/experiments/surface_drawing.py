@@ -61,12 +61,17 @@ def draw_curve(
     ax.plot(seen[:, 0], seen[:, 1], **look)
 
 
-def bare(ax: Axes, points: Float[np.ndarray, "n 3"], axes: np.ndarray, margin: float = 0.05) -> None:
-    """Limits around the points seen, equal scales, no ticks."""
+def bare(
+    ax: Axes, points: Float[np.ndarray, "n 3"], axes: np.ndarray, margin: float = 0.05, square: bool = False
+) -> None:
+    """Limits around the points seen, equal scales, no ticks; ``square`` gives all axes of a row the same height."""
     seen = points.reshape(-1, 3) @ axes.T
     low, high = seen[:, :2].min(0), seen[:, :2].max(0)
-    pad = margin * (high - low).max()
-    ax.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), xticks=[], yticks=[], aspect="equal")
+    middle, half = (low + high) / 2, (high - low) / 2
+    if square:
+        half = np.full(2, half.max())
+    low, high = middle - (half + 2 * margin * half.max()), middle + (half + 2 * margin * half.max())
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], aspect="equal")
     ax.grid(False)
     ax.spines[:].set_visible(False)
 

@@ -285,7 +285,7 @@ def curvature(records: pd.DataFrame) -> Figure:
                         color="#222222",
                         linewidth=0.5,
                     )
-            bare(ax, points.reshape(-1, 3), axis)
+            bare(ax, points.reshape(-1, 3), axis, square=True)
             if column == 0:
                 ax.set_ylabel(NAMES[method], fontsize=8)
             if row == 0:
