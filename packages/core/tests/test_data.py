@@ -346,7 +346,8 @@ def {name}(*, seed): return seed
 
 
 def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(path)}
+    # No bytecode: a module that a test writes anew within the same second and length would be read from the old one.
+    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
