@@ -37,6 +37,7 @@ def rows_of(name: str, folder: Path) -> pd.DataFrame:
             values.append(value)
         rows.append(
             {"dataset": data, "method": method_name, "seed": 0, **run.metrics, "_history": history,
+             **{f"method.{key}": value for key, value in method.params.items()},
              "_artifacts": [str(path) for path in run.artifacts]}
         )  # fmt: skip
     return pd.DataFrame(rows)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
@@ -93,9 +94,8 @@ def _equal_weights(run: Run, volume: torch.Tensor, options: dict[str, Any]) -> N
     run.log(occupied_blocks=blocks, occupied_share=blocks / (n // size) ** 3)
     for local_rank in options["ranks"]:
         budget = 3 * size * local_rank * blocks
-        rank = local_rank if run.method.uses == "local_cp" else largest_rank(run.method.uses, n, budget)
-        if rank < 1:
-            continue
+        # A format of which one component is already too many takes one: the comparison then favours it.
+        rank = local_rank if run.method.uses == "local_cp" else max(1, largest_rank(run.method.uses, n, budget))
         fitted = _fit(run, volume, rank, size, options)
         error = fitted.error(volume)
         run.log(step=local_rank, error_at=error, weights_at=fitted.weights, rank_at=rank)
@@ -151,12 +151,20 @@ def turning(records: pd.DataFrame) -> Figure:
         plotting.series(ax, frame, "step", "value")
         ax.set(title=title, xlabel="rotation (degrees)", ylabel="rank for error 0.1" if ax is axes[0] else "")
         ax.set_xticks([0, 30, 60, 90])
-        ax.set_ylim(bottom=0)
+        never = frame[frame["value"].isna()]
+        if len(never):
+            who = ", ".join(plotting.label(method) for method in pd.unique(never["method"]))
+            most = records.set_index("method").loc[never["method"].iloc[0], "method.most"].max()
+            text = f"{who}: over {most:g}\nfrom {never['step'].min():g}° to {never['step'].max():g}°"
+            ax.text(0.97, 0.03, text, transform=ax.transAxes, fontsize=7, ha="right")
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylim(0, 1.08 * max([1.0, *flat["value"].dropna(), *solid["value"].dropna()]))
     plotting.legend(fig)
     return fig
 
 
 EXACT = 1e-6  # errors below are rounding: the format holds the volume
+TICKS = (200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 PANELS = {"box": "one box at 45°", "rods": "20 rods", "clutter": "30 small objects"}
 
 
@@ -165,8 +173,11 @@ def weights(records: pd.DataFrame) -> Figure:
     fig, axes = plotting.figure(columns=2, cols=3, height=7.0)
     history = _paired(records)
     for ax, (name, title) in zip(axes, PANELS.items(), strict=True):
-        plotting.log_axis(ax, "xy")
         frame = history[history["dataset"] == name]
+        plotting.log_axis(ax, "y")
+        plotting.log_axis(
+            ax, "x", ticks=[t for t in TICKS if len(frame) and frame["weights"].between(t / 2, 2 * t).any()]
+        )
         if frame.empty:
             plotting.empty(ax)
             continue
