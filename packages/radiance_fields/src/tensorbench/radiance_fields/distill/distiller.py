@@ -19,22 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tensorbench.core.training import Log, fit
+from tensorbench.core.training import Log
 from tensorbench.radiance_fields.distill.losses import LOG_SIGMA, Weights, volume_terms
 from tensorbench.radiance_fields.distill.losses import loss as loss_of
-from tensorbench.radiance_fields.distill.pair import (
-    LR_FINAL,
-    LR_NET,
-    Distillation,
-    Occupied,
-    ask,
-    check_pair,
-    cosine_to,
-    inherit,
-    make_adapter,
-    rates,
-    width,
-)
+from tensorbench.radiance_fields.distill.pair import Distillation, Occupied, ask, prepare, train_student
 from tensorbench.radiance_fields.distill.rays import RandomRays, View
 from tensorbench.radiance_fields.distill.stages import Stages
 from tensorbench.radiance_fields.fields.base import Field
@@ -86,14 +74,12 @@ def distill(
 
     Raises ValueError for a teacher that cannot teach this student (:func:`check_pair`, :func:`make_adapter`).
     """
-    check_pair(teacher, student, occupied)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    stages, weights = stages or Stages.of(steps), weights or Weights()
-    if inherited:
-        inherit(teacher, student)
-    map_ = make_adapter(teacher, student, adapter, generator)
-    if width(teacher) is None or width(student) is None:
-        stages = stages.without_features()
+    weights = weights or Weights()
+    stages, map_ = prepare(
+        teacher, student, stages or Stages.of(steps),
+        occupied=occupied, adapter=adapter, inherited=inherited, generator=generator,
+    )  # fmt: skip
     source = source or RandomRays(view.camera, generator=generator)
     distance = loss_of(loss)
     scale = Weights.batch(loss, rays)
@@ -128,20 +114,11 @@ def distill(
             total = total + weights.l1 * penalties["l1"]
         return total
 
-    groups = groups or rates(student)
-    if map_ is not None:
-        groups = [*groups, {"params": list(map_.parameters()), "lr": LR_NET}]
     with _frozen(student, HEADS if fix_heads else ()):
-        groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in groups]
-        optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, weight_decay=weight_decay
-        )
-        history = fit(
-            student, batches, objective, optimizer, steps=steps, schedule=cosine_to(LR_FINAL, groups),
+        return train_student(
+            student, batches, objective, map_, steps=steps, groups=groups, weight_decay=weight_decay,
             evaluate=evaluate, evaluate_every=evaluate_every, log=log, log_every=log_every, callback=callback,
-            divergence_factor=1e6,
         )  # fmt: skip
-    return Distillation(history, map_)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tensorbench.core.training import History
+from tensorbench.core.training import History, fit
+from tensorbench.radiance_fields.distill.stages import Stages
 from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.fields.hash import HashField
 from tensorbench.radiance_fields.fields.mlp import MLPField
@@ -123,3 +124,50 @@ def cosine_to(final: float, groups: list[dict[str, Any]]) -> Callable[[float], f
     """The factor on all rates, so that the largest one ends at ``final``."""
     end = min(1.0, final / max(group["lr"] for group in groups))
     return lambda used: end + (1 - end) * (1 + math.cos(math.pi * used)) / 2
+
+
+def prepare(
+    teacher: Field,
+    student: Field,
+    stages: Stages,
+    *,
+    occupied: Occupied | None,
+    adapter: bool,
+    inherited: bool,
+    generator: torch.Generator,
+) -> tuple[Stages, nn.Linear | None]:
+    """What comes before the first step: the checks, what the student inherits, and the stages and the map between
+    features that this pair can have."""
+    check_pair(teacher, student, occupied)
+    if inherited:
+        inherit(teacher, student)
+    map_ = make_adapter(teacher, student, adapter, generator)
+    if width(teacher) is None or width(student) is None:
+        stages = stages.without_features()
+    return stages, map_
+
+
+def train_student(
+    student: Field,
+    batches: Callable[[], Iterable[Any]],
+    objective: Callable[[nn.Module, Any], Tensor],
+    map_: nn.Linear | None,
+    *,
+    steps: int,
+    groups: list[dict[str, Any]] | None,
+    weight_decay: float,
+    **options: Any,
+) -> Distillation:
+    """AdamW on what is not frozen of the student, and on the map; ``options`` are those of ``fit``."""
+    groups = groups or rates(student)
+    if map_ is not None:
+        groups = [*groups, {"params": list(map_.parameters()), "lr": LR_NET}]
+    groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in groups]
+    optimizer = torch.optim.AdamW(
+        [g for g in groups if g["params"]], betas=(0.9, 0.99), eps=1e-15, weight_decay=weight_decay
+    )
+    schedule = cosine_to(LR_FINAL, groups)
+    history = fit(
+        student, batches, objective, optimizer, steps=steps, schedule=schedule, divergence_factor=1e6, **options
+    )
+    return Distillation(history, map_)

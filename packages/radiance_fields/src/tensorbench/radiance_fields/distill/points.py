@@ -9,22 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tensorbench.core.training import fit
 from tensorbench.radiance_fields.distill.losses import LOG_SIGMA, Weights, volume_terms
 from tensorbench.radiance_fields.distill.losses import loss as loss_of
-from tensorbench.radiance_fields.distill.pair import (
-    LR_FINAL,
-    LR_NET,
-    Distillation,
-    Occupied,
-    ask,
-    check_pair,
-    cosine_to,
-    inherit,
-    make_adapter,
-    rates,
-    width,
-)
+from tensorbench.radiance_fields.distill.pair import Distillation, Occupied, ask, prepare, train_student
 from tensorbench.radiance_fields.distill.stages import Stages
 from tensorbench.radiance_fields.fields.base import Field
 
@@ -52,14 +39,12 @@ def distill_points(
     With ``occupied``, points where nothing can be are drawn but not asked about. The terms weigh as for as many rays
     as there are points.
     """
-    check_pair(teacher, student, occupied)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    stages, weights = stages or Stages(0, steps + 1), weights or Weights()
-    if inherited:
-        inherit(teacher, student)
-    map_ = make_adapter(teacher, student, adapter, generator)
-    if width(teacher) is None or width(student) is None:
-        stages = stages.without_features()
+    weights = weights or Weights()
+    stages, map_ = prepare(
+        teacher, student, stages or Stages(0, steps + 1),
+        occupied=occupied, adapter=adapter, inherited=inherited, generator=generator,
+    )  # fmt: skip
     distance = loss_of(loss)
     low, high = student.box
 
@@ -78,13 +63,9 @@ def distill_points(
         terms = volume_terms(guess, truth, stage, weights, step, distance, clip, map_)
         return Weights.batch(loss, points) * torch.stack(list(terms.values())).sum()
 
-    groups = groups or rates(student)
-    if map_ is not None:
-        groups = [*groups, {"params": list(map_.parameters()), "lr": LR_NET}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, weight_decay=weight_decay)
-    history = fit(student, batches, objective, optimizer, steps=steps, schedule=cosine_to(LR_FINAL, groups),
-                  callback=callback, divergence_factor=1e6)  # fmt: skip
-    return Distillation(history, map_)
+    return train_student(
+        student, batches, objective, map_, steps=steps, groups=groups, weight_decay=weight_decay, callback=callback
+    )
 
 
 def random_points(
