@@ -6,12 +6,23 @@
 >>> plotting.legend(ax)
 """
 
-from tensorbench.core.plotting.canvas import STYLE, empty, figure, guide, legend, log_axis, reference, save
+from tensorbench.core.plotting.canvas import (
+    STYLE,
+    bare,
+    empty,
+    figure,
+    guide,
+    legend,
+    log_axis,
+    nothing,
+    reference,
+    save,
+)
 from tensorbench.core.plotting.draw import bars, series
 from tensorbench.core.plotting.labels import label, set_labels
 from tensorbench.core.plotting.looks import set_methods, style, styles
 
 __all__ = [
-    "STYLE", "bars", "empty", "figure", "guide", "label", "legend", "log_axis", "reference", "save", "series",
-    "set_labels", "set_methods", "style", "styles",
+    "STYLE", "bare", "bars", "empty", "figure", "guide", "label", "legend", "log_axis", "nothing", "reference", "save",
+    "series", "set_labels", "set_methods", "style", "styles",
 ]  # fmt: skip

@@ -141,6 +141,20 @@ def empty(ax: Axes, text: str = "no records") -> None:
     )
 
 
+def nothing(text: str = "no records") -> Figure:
+    """A figure that says that there is nothing to draw, and why."""
+    fig, ax = figure()
+    empty(ax, text)
+    return fig
+
+
+def bare(ax: Axes) -> None:
+    """Axes that hold a picture: no ticks, grid or frame; titles and labels stay."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
 def legend(
     where: Figure | Axes, *, ncols: int | None = None, title: str | None = None, **keywords: Any
 ) -> Legend | None:

@@ -205,9 +205,7 @@ def pictures(records: pd.DataFrame) -> Figure:
         for ax, name in zip(line, columns, strict=True):
             picture = first[f"{case}_{name}"] if name in ("truth", "seen") else found[name][case]
             ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
+            plotting.bare(ax)
             if ax is line[0]:
                 ax.set_ylabel(f"{case.rsplit('_', 1)[-1]} %")
             if row == 0:

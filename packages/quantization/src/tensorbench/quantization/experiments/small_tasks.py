@@ -184,14 +184,8 @@ def _interval(values: pd.Series) -> tuple[float, float]:
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Loss gap against overhead, and the effect of each choice."""
     ready = len(records) > 0 and "fp32" in set(records["method"])
-    yield "pareto", _pareto(records) if ready else _nothing()
-    yield "effects", _effects(records) if ready else _nothing()
-
-
-def _nothing() -> Figure:
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
+    yield "pareto", _pareto(records) if ready else plotting.nothing()
+    yield "effects", _effects(records) if ready else plotting.nothing()
 
 
 def _tasks(records: pd.DataFrame) -> list[str]:

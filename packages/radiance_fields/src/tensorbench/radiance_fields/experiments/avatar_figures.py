@@ -37,16 +37,8 @@ def _found(records: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
 
 def _show(ax: Axes, picture: np.ndarray, text: str = "", **options: Any) -> None:
     ax.imshow(picture, interpolation="nearest", **options)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    plotting.bare(ax)
     ax.set_xlabel(text, fontsize=6.5, labelpad=1)
-
-
-def _nothing() -> Figure:
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
 
 
 def novel_poses(records: pd.DataFrame) -> Figure:
@@ -54,7 +46,7 @@ def novel_poses(records: pd.DataFrame) -> Figure:
     found = _found(records)
     shown = [name for name in ROWS if name in found]
     if not shown:
-        return _nothing()
+        return plotting.nothing()
     first = found[shown[0]]
     people = sum(key.startswith("truth_pose_") for key in first)
     cases = [(k, frame) for k in range(people) for frame in (1, 2) if frame < len(first[f"pose_{k}"])]
@@ -126,7 +118,7 @@ def newcomer(records: pd.DataFrame) -> Figure:
             ("per_person", "new", "model from scratch"), ("cp_40_joint", "new", "there from the start")]  # fmt: skip
     rows = [row for row in rows if row[1] in found.get(row[0], {})]
     if not rows or "truth_new" not in found[rows[0][0]]:
-        return _nothing()
+        return plotting.nothing()
     truth = found[rows[0][0]]["truth_new"][:4]
     fig, axes = plotting.figure(
         columns=2, rows=len(truth), cols=len(rows) + 1, height=2.6 * len(truth) + 0.6, squeeze=False

@@ -242,9 +242,7 @@ def _views(records: pd.DataFrame) -> Figure:
         image = axes[1][column].imshow(error, interpolation="nearest", cmap="magma", vmin=0, vmax=0.3)
         axes[1][column].set_xlabel("" if column == 0 else f"{psnr:.1f} dB", fontsize=8)
         for ax in (axes[0][column], axes[1][column]):
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
+            plotting.bare(ax)
     axes[1][0].set_ylabel("|error|")
     fig.colorbar(image, ax=list(axes[1]), fraction=0.02, pad=0.01)
     return fig

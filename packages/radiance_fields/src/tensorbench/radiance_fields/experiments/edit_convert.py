@@ -140,7 +140,5 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         line[2].set_xlabel(f"{psnr:.1f} dB", fontsize=8)
         fig.colorbar(image, ax=line[3], fraction=0.046, pad=0.03)
         for ax in line:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
+            plotting.bare(ax)
     yield "edits", fig

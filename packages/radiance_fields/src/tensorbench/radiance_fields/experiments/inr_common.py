@@ -73,9 +73,7 @@ def show(ax: Axes, picture: np.ndarray, title: str = "", below: str = "", **keyw
     if picture.ndim == 2:
         keywords = {"cmap": "gray", "vmin": 0, "vmax": 1} | keywords
     ax.imshow(picture, interpolation="nearest", **keywords)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    plotting.bare(ax)
     if title:
         ax.set_title(title, fontsize=7.5, pad=2)
     if below:

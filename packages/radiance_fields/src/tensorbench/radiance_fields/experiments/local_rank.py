@@ -128,13 +128,7 @@ def _keep(run: Run, truth: torch.Tensor, found: torch.Tensor) -> None:
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for draw in (turning, weights, views):
-        yield draw.__name__, draw(records) if len(records) else _nothing()
-
-
-def _nothing() -> Figure:
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
+        yield draw.__name__, draw(records) if len(records) else plotting.nothing()
 
 
 def turning(records: pd.DataFrame) -> Figure:
@@ -211,7 +205,7 @@ def views(records: pd.DataFrame) -> Figure:
     ]
     names = [name for name in PANELS if name in set(files["dataset"])]
     if not names or not order:
-        return _nothing()
+        return plotting.nothing()
     cols = len(order) + 1
     size = 15.4 / cols
     fig, axes = plotting.figure(columns=2, rows=len(names), cols=cols, height=(size + 0.45) * len(names), squeeze=False)
@@ -220,9 +214,7 @@ def views(records: pd.DataFrame) -> Figure:
         found = {method: np.load(path) for method, path in zip(part["method"], part["path"], strict=True)}
         truth = next(iter(found.values()))["truth"]
         for ax, method in zip(line, ["truth", *order], strict=True):
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
+            plotting.bare(ax)
             if row == 0:
                 title = "truth" if method == "truth" else plotting.label(method).replace(", ", ",\n")
                 ax.set_title(title, fontsize=7)

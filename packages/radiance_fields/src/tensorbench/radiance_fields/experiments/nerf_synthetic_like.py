@@ -257,10 +257,7 @@ def _picture(ax: Any, image: np.ndarray, title: str = "", below: str = "") -> No
         ax.imshow(image, cmap="magma", vmin=0, vmax=0.3, interpolation="nearest")
     else:
         ax.imshow(image.clip(0, 1), interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    plotting.bare(ax)
     if title:
         ax.set_title(title, fontsize=7)
     if below:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tensorbench.core import plotting
@@ -129,12 +128,6 @@ def _kept(records: pd.DataFrame, dataset: str | None = None) -> tuple[str, dict[
     return dataset, found
 
 
-def _bare(ax: Axes) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-
-
 def views(records: pd.DataFrame) -> Figure:
     """A test view of each scene by each method beside the truth, and its error."""
     names = list(pd.unique(records["dataset"])) if len(records) else []
@@ -165,7 +158,7 @@ def views(records: pd.DataFrame) -> Figure:
             if k == 0:
                 ax.set_title(plotting.label(name))
     for ax in axes.flat:
-        _bare(ax)
+        plotting.bare(ax)
     if image is not None:
         fig.colorbar(image, ax=axes[:, -1].tolist(), shrink=0.5, pad=0.02)
     return fig

@@ -97,9 +97,7 @@ def _animation(found: Alignment, task: PlanarTask, run: Run) -> None:
 
 def _show(ax: Axes, picture: np.ndarray) -> None:
     ax.imshow(picture, interpolation="nearest", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    plotting.bare(ax)
 
 
 def _frames(ax: Axes, h: int, w: int, crop: int, warps: torch.Tensor, truth: torch.Tensor) -> None:
@@ -142,9 +140,7 @@ def recovered(records: pd.DataFrame) -> Figure:
         seen = _seen(h, w, int(one["crop"]), torch.from_numpy(one["true_warps"]))
         image = axes[2][column].imshow(np.where(seen, difference, np.nan), vmin=0, vmax=0.3, cmap="magma",
                                        interpolation="nearest")  # fmt: skip
-        axes[2][column].set(xticks=[], yticks=[])
-        axes[2][column].grid(False)
-        axes[2][column].spines[:].set_visible(False)
+        plotting.bare(axes[2][column])
     for row, text in enumerate(("frames", "learnt", "error")):
         axes[row][0].set_ylabel(text)
     fig.colorbar(image, ax=axes[2].tolist(), shrink=0.9, pad=0.01)

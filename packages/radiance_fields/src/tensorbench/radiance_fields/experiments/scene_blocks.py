@@ -78,10 +78,7 @@ def pictures(records: pd.DataFrame) -> Figure:
                 ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             else:
                 ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+            plotting.bare(ax)
             if number == 0:
                 ax.set_title(title)
         row[0].set_ylabel(plotting.label(name))

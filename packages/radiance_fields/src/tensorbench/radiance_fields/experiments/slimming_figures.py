@@ -93,9 +93,7 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
         columns=2, rows=2 * len(shown), cols=columns, height=(2 * size + 0.6) * len(shown) + 0.7, squeeze=False
     )
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        plotting.bare(ax)
     for k, name in enumerate(shown):
         above, below, truth = axes[2 * k], axes[2 * k + 1], found[name]["truth"]
         for column, key in enumerate([*keys, "truth"]):

@@ -95,13 +95,7 @@ def log_pictures(run: Run, field: Strivec, views: Any, trained: Trained, samples
 
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for draw in (variants, views, boxes):
-        yield draw.__name__, draw(records) if len(records) else _nothing()
-
-
-def _nothing() -> Figure:
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
+        yield draw.__name__, draw(records) if len(records) else plotting.nothing()
 
 
 def variants(records: pd.DataFrame) -> Figure:
@@ -132,7 +126,7 @@ def views(records: pd.DataFrame) -> Figure:
     names = list(pd.unique(files["dataset"]))
     order = [name for name in SHOWN if name in set(files["method"])]
     if not names:
-        return _nothing()
+        return plotting.nothing()
     cols, size = len(order) + 1, 15.6 / (len(order) + 1)
     fig, axes = plotting.figure(
         columns=2, rows=2 * len(names), cols=cols, height=2 * len(names) * (size + 0.25), squeeze=False
@@ -144,7 +138,7 @@ def views(records: pd.DataFrame) -> Figure:
         for column, method in enumerate(["truth", *order]):
             upper, lower = axes[2 * row][column], axes[2 * row + 1][column]
             for ax in (upper, lower):
-                _bare(ax)
+                plotting.bare(ax)
             if method == "truth":
                 upper.imshow(truth, interpolation="nearest")
                 upper.set_ylabel(plotting.label(name), fontsize=7)
@@ -168,13 +162,13 @@ def boxes(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "view.npz")
     files = files[files["method"] == "three_scales"]
     if not len(files):
-        return _nothing()
+        return plotting.nothing()
     fig, axes = plotting.figure(columns=2, rows=len(files), cols=4, height=4.2 * len(files), squeeze=False)
     for line, name, path in zip(axes, files["dataset"], files["path"], strict=True):
         kept = np.load(path)
         height, width = kept["truth"].shape[:2]
         for number, ax in enumerate(line):
-            _bare(ax)
+            plotting.bare(ax)
             ax.imshow(kept["truth"], interpolation="nearest", extent=(0, width, height, 0))
             ax.set(xlim=(0, width), ylim=(height, 0))
             if number == 0:
@@ -186,9 +180,3 @@ def boxes(records: pd.DataFrame) -> Figure:
             ax.add_collection(LineCollection(edges.reshape(-1, 2, 2), colors=f"C{number - 1}", **look))
             ax.set_xlabel(f"scale {number}: {len(edges)} tensors", fontsize=7)
     return fig
-
-
-def _bare(ax: Any) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)

@@ -99,18 +99,12 @@ def _kept(records: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]]:
     return {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
 
 
-def _nothing() -> Figure:
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
-
-
 def meshes(records: pd.DataFrame) -> Figure:
     """The last frame's picture and reconstructions from the side, coloured by their error."""
     found = _kept(records, "surfaces.npz")
     cases = [name for name in ("cylinder", "curve", "cone") if any(f"{name}_points" in part for part in found.values())]
     if not cases:
-        return _nothing()
+        return plotting.nothing()
     columns = ["picture", *found]
     fig, axes = plotting.figure(
         columns=2, rows=len(cases), cols=len(columns), height=2.3 * len(cases) + 1.0, squeeze=False
@@ -139,9 +133,7 @@ def _error_bar(fig: Figure, axes: np.ndarray) -> None:
 
 
 def _observed(ax: Any, part: Mapping[str, np.ndarray], case: str) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    plotting.bare(ax)
     if f"{case}_picture" not in part:
         return
     picture, pixels = part[f"{case}_picture"], part.get(f"{case}_pixels")
