@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+from tensorbench.core import plotting
 from tensorbench.core.run import Run
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor
 from tensorbench.radiance_fields.implicit.nets import Axis, AxisNet
