@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from tensorbench.core import timing
-from tensorbench.core.timing import compare, growth, measure
+from tensorbench.core.timing import compare, growth, measure, work_seconds
 
 MIB = 2**20
 
@@ -112,6 +112,25 @@ def test_the_gpu_is_waited_for_and_its_memory_measured(monkeypatch):
         calls.append("work")
     assert calls == ["synchronize", "reset", "work", "synchronize"]
     assert cost.device_peak_mib == 25.0
+
+
+def test_the_clock_of_work_is_cpu_time_until_a_gpu_is_used(monkeypatch):
+    started = work_seconds()
+    time.sleep(0.2)
+    assert work_seconds() - started < 0.1
+    calls: list[str] = []
+    cuda = SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: True, synchronize=lambda: calls.append("s")
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    on_gpu = work_seconds()
+    time.sleep(0.2)
+    assert 0.2 <= work_seconds() - on_gpu < 5 and calls == ["s", "s"]
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    back = work_seconds()
+    assert back >= on_gpu + 0.2  # it never goes back
+    while work_seconds() - back < 0.05:
+        pass
 
 
 def test_timing_imports_neither_torch_nor_scipy():

@@ -12,6 +12,7 @@ import torch
 
 from tensorbench.quantization.gemm import int_matmul, matmul, on_unit
 from tensorbench.quantization.tensorcore import gpu, order, perf, probes, profile
+from tensorbench.quantization.tensorcore.legacy_fp8 import LegacyFp8
 from tensorbench.quantization.tensorcore.presets import UNITS
 from tensorbench.quantization.tensorcore.unit import MMAUnit
 
@@ -237,13 +238,31 @@ def test_throughput_at_the_door(call, match):
 # --- a GPU ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", list(gpu.SHAPES))
-def test_fragments_hold_every_element_once(form):
-    m, n, k, _ = gpu.SHAPES[form]
-    for where, size in zip(gpu.fragment_rows(form), ((m, k), (k, n), (m, n)), strict=True):
+@pytest.mark.parametrize(("form", "accumulator"), list(gpu.INSTRUCTIONS))
+def test_fragments_hold_every_element_once(form, accumulator):
+    shape = gpu.instruction(form, accumulator)
+    m, n, k = shape.m, shape.n, shape.k
+    for where, size in zip(gpu.fragment_rows(form, accumulator), ((m, k), (k, n), (m, n)), strict=True):
         flat = where[..., 0] * size[1] + where[..., 1]
         assert sorted(flat.flatten().tolist()) == list(range(size[0] * size[1]))
-    assert f"m16n8k{k}" in gpu.source(form)
+    text = gpu.source(form, accumulator)
+    assert f"m{m}n{n}k{k}.row.col.{shape.types} {{%0,%1" in text
+    registers = [
+        count * size // 4
+        for count, size in ((m * k // 32, shape.operand.itemsize), (m * n // 32, shape.result.itemsize))
+    ]
+    words = 2 if form == "fp64" else 1
+    assert text.count('"(A[') == registers[0] // words and text.count('"(C[') == registers[1] // words
+
+
+def test_source_of_a_kernel_as_written_by_hand():
+    assert (
+        '"mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%8,%9};"'
+        in gpu.source("fp16", "fp16")
+    )
+    assert "double r0, r1;" in gpu.source(
+        "fp64", "fp64"
+    ) and '"d"(A[0]), "d"(B[0]), "d"(C[0]), "d"(C[1])' in gpu.source("fp64", "fp64")
 
 
 def test_fragments_of_fp16_as_documented():
@@ -277,14 +296,47 @@ def test_comparison_finds_a_difference():
         gpu.compare(UNITS["ampere_int8"], Simulated(unit), 1)
 
 
-@pytest.mark.parametrize("form", ["fp16", "bf16", "tf32"])
-def test_simulator_equals_this_machines_gpu(form):
+@pytest.mark.parametrize(
+    ("form", "accumulator"), [("fp16", "fp32"), ("fp16", "fp16"), ("bf16", "fp32"), ("tf32", "fp32"), ("fp64", "fp64")]
+)
+def test_simulator_equals_this_machines_gpu(form, accumulator):
     if reason := gpu.unavailable():
         with pytest.raises(RuntimeError, match="no matrix unit to ask"):
-            gpu.MmaBackend(form)
+            gpu.MmaBackend(form, accumulator)
         pytest.skip(reason)
-    generation = "hopper" if torch.cuda.get_device_capability()[0] == 9 else "ampere"
-    assert gpu.compare(UNITS[f"{generation}_{form}"], gpu.MmaBackend(form), 800).equal
+    if not (generation := gpu.generation()):
+        pytest.skip("no simulated units of this GPU")
+    name = "ampere_fp64" if form == "fp64" else f"{generation}_{form}" + ("_fp16" if accumulator == "fp16" else "")
+    unit, real = UNITS[name], gpu.MmaBackend(form, accumulator)
+    assert gpu.compare(unit, real, 800).equal
+    assert probes.infer_parameters(real) == probes.infer_parameters(unit)
+    assert order.as_text(order.reveal_order(real, 40)) == order.as_text(order.reveal_order(unit, 40))
+
+
+@pytest.mark.parametrize("form", ["e4m3", "e5m2"])
+def test_fp8_by_mma_sync_equals_an_h100(form):
+    if gpu.generation() != "hopper":
+        pytest.skip(gpu.unavailable() or "not a Hopper GPU")
+    unit, real = LegacyFp8(form), gpu.MmaBackend(form)
+    assert gpu.compare(unit, real, 800).equal
+    assert probes.infer_parameters(real) == probes.infer_parameters(unit)
+
+
+def test_fp8_by_mma_sync_as_probed_on_an_h100():
+    assert order.as_text(order.reveal_order(LegacyFp8("e5m2"), 16)) == "((0 1 4 5 8 9 12 13) 2 3 6 7 10 11 14 15)"
+    inferred = probes.infer_parameters(LegacyFp8("e5m2"))
+    assert (inferred.k_step, inferred.fraction_bits, inferred.rounding, inferred.non_monotonic) == (32, 62, "RN", False)
+    unit, fp8 = LegacyFp8("e4m3"), UNITS["hopper_e4m3"]
+    a, b = (fp8.cast(torch.randn(50, 32, generator=torch.Generator().manual_seed(i))) for i in range(2))
+    exact = (a.double() * b.double()).sum(1)
+    ours, theirs = (abs(u.dot(a, b, torch.zeros(50)).double() - exact).max() for u in (unit, fp8))
+    assert ours < 2e-5 and theirs > 20 * ours  # 25 fractional bits beside 13
+    with pytest.raises(ValueError, match="no e4m3 number"):
+        unit.dot(a + 0.01, b, torch.zeros(50))
+    with pytest.raises(ValueError, match="do not multiply"):
+        unit.mma(a[None], b[None], torch.zeros(1, 50, 32))
+    with pytest.raises(ValueError, match="e5m2"):
+        LegacyFp8("e5m3")
 
 
 # --- products on any unit ------------------------------------------------------------------------------------------

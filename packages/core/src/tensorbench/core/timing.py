@@ -78,6 +78,35 @@ def cpu_seconds() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
+class _Work:
+    """The clock behind :func:`work_seconds`: each stretch between two readings counts by one of two clocks."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._last = time.perf_counter(), time.process_time()
+
+    def read(self) -> float:
+        on_gpu = _cuda() is not None
+        synchronize()
+        now = time.perf_counter(), time.process_time()
+        which = 0 if on_gpu else 1
+        self.total += now[which] - self._last[which]
+        self._last = now
+        return self.total
+
+
+_work = _Work()
+
+
+def work_seconds() -> float:
+    """A clock for budgets of training, to be read before and after work: CPU time of this process, which other jobs on
+    the machine hardly change; once the process uses a GPU, wall time, read when the GPU has done what it was asked for.
+
+    Not for several threads at a time.
+    """
+    return _work.read()
+
+
 # --- peak memory ---------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tensorbench.core.errors import unknown
+from tensorbench.core.timing import work_seconds
 from tensorbench.core.training import History, Log, fit
 from tensorbench.radiance_fields.fields.base import Field
 from tensorbench.radiance_fields.rendering import (
@@ -232,7 +232,7 @@ def train(
     state = State(
         field, data, scene.to(device), samples, plan, optimizer, Decay(plan.decay), everything, everything, alpha_mask
     )
-    mark = [time.process_time()]
+    mark = [work_seconds()]
     psnrs: list[float] = []
 
     def loss(_: torch.nn.Module, index: Tensor) -> Tensor:
@@ -256,14 +256,14 @@ def train(
     def after(_: int, __: float) -> bool | None:
         psnrs.append(state.psnr)
         _follow(plan, state)
-        state.cpu_seconds += time.process_time() - mark[0]
+        state.cpu_seconds += work_seconds() - mark[0]
         stop = callback(state) if callback is not None else None
-        mark[0] = time.process_time()
+        mark[0] = work_seconds()
         return stop
 
     def measure(_: torch.nn.Module) -> Mapping[str, float]:
         found = evaluate(state) if evaluate is not None else {}
-        mark[0] = time.process_time()
+        mark[0] = work_seconds()
         return found
 
     history = fit(

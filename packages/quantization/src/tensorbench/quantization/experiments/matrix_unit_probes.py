@@ -1,6 +1,7 @@
 """Do simulated matrix units behave as published? Probes, inferred parameters, summation orders, and outputs of GPUs.
 
-Every method is a generation with several units. Probe results and trees go into an artifact, which the figures read.
+Every method is a generation with several units, or the GPU of the machine. Probe results and trees go into an artifact,
+which the figures read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
-from tensorbench.quantization.tensorcore import order, probes
+from tensorbench.quantization.tensorcore import gpu, order, probes
+from tensorbench.quantization.tensorcore.legacy_fp8 import LegacyFp8
 from tensorbench.quantization.tensorcore.presets import get_unit
 from tensorbench.quantization.tensorcore.unit import MMAUnit
 
@@ -32,7 +34,7 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "numpy.sum": lambda x: x.numpy().sum(),
 }
 COLUMNS = ("volta_fp16", "turing_fp16", "ampere_fp16", "ampere_bf16", "ampere_tf32", "hopper_fp16", "hopper_bf16",
-           "hopper_tf32", "ieee_fma_chain", "exact")  # fmt: skip
+           "hopper_tf32", "gpu_fp16", "gpu_bf16", "gpu_tf32", "ieee_fma_chain", "exact")  # fmt: skip
 
 
 def _units(run: Run, data: dict[str, Any]) -> None:
@@ -44,7 +46,7 @@ def _units(run: Run, data: dict[str, Any]) -> None:
         _compare(run, units, data)
 
 
-def _edition(unit: MMAUnit, edition: str) -> Any:
+def _edition(unit: probes.Unit, edition: str) -> Any:
     return "fp64" if unit.in_fmt == "fp64" else edition
 
 
@@ -52,28 +54,16 @@ def _probe(run: Run, units: list[MMAUnit], data: dict[str, int]) -> None:
     report: dict[str, Any] = {}
     failed, recovered, as_built, monotonic = 0, [], [], []
     for unit in units:
-        inferred = probes.infer_parameters(unit)
-        suite = []
-        if unit.in_fmt in ("fp16", "bf16", "tf32", "fp64"):
-            suite = probes.run_suite(unit, _edition(unit, run.method.params["edition"]))
+        inferred, suite, tree = _asked(unit, run.method.params["edition"], data["length"])
         failed += sum(not probe.passed for probe in suite)
-        tree = order.reveal_order(unit, data["length"])
         if unit.align == "max":
+            assert tree is not None
             found = inferred.k_step, inferred.extra_bits, inferred.rounding
             recovered.append(found == (unit.k_step, unit.extra_bits, unit.out_round))
             as_built.append(_blocks(tree) == _expected_blocks(unit, data["length"]) and _permutable(unit, data))
             if unit.acc_fmt == "fp32":
                 monotonic.append(inferred.non_monotonic)
-        report[unit.name] = {
-            "probes": [[p.group, p.name, p.passed] for p in suite],
-            "k_step": inferred.k_step,
-            "fraction_bits": inferred.fraction_bits,
-            "rounding": inferred.rounding,
-            "carry_bits": inferred.carry_bits,
-            "exact": unit.align == "exact",
-            "tree": nx.node_link_data(tree, edges="edges"),
-            "root": tree.graph[order.ROOT],
-        }
+        report[unit.name] = _told(inferred, suite, tree, exact=unit.align == "exact")
     run.log(probes_failed=failed, pattern=failed == 0)
     if recovered:
         run.log(parameters_recovered=float(np.mean(recovered)), all_recovered=all(recovered))
@@ -85,6 +75,66 @@ def _probe(run: Run, units: list[MMAUnit], data: dict[str, int]) -> None:
             if unit.acc_fmt == "fp32"
         }
         run.log(other_pattern=all(names == FAILED_BY_AMPERE for names in results.values()))
+    _keep(run, report)
+
+
+Answers = tuple[probes.Inferred, list[probes.Probe], nx.DiGraph | None]
+
+
+def _asked(unit: probes.Unit, edition: str, length: int) -> Answers:
+    """What a unit, simulated or in a GPU, answers: its parameters, the published suite, its order of summation (None
+    where the masks cannot show it, because the format's largest product does not absorb its smallest)."""
+    suite = []
+    if unit.in_fmt in ("fp16", "bf16", "tf32", "fp64"):
+        suite = probes.run_suite(unit, _edition(unit, edition))
+    try:
+        tree = order.reveal_order(unit, length)
+    except ValueError:
+        tree = None
+    return probes.infer_parameters(unit), suite, tree
+
+
+def _told(
+    inferred: probes.Inferred, suite: list[probes.Probe], tree: nx.DiGraph | None, exact: bool = False
+) -> dict[str, Any]:
+    drawn = {} if tree is None else {"tree": nx.node_link_data(tree, edges="edges"), "root": tree.graph[order.ROOT]}
+    return drawn | {
+        "probes": [[p.group, p.name, p.passed] for p in suite],
+        "k_step": inferred.k_step,
+        "fraction_bits": inferred.fraction_bits,
+        "rounding": inferred.rounding,
+        "carry_bits": inferred.carry_bits,
+        "exact": exact,
+    }
+
+
+def _silicon(run: Run, data: dict[str, int]) -> None:
+    """The GPU of this machine: the same questions, and random products, as put to the units that simulate it."""
+    report: dict[str, Any] = {}
+    outputs, different, failed, alike, trees, monotonic = 0, 0, 0, [], [], []
+    for name in run.method.params["units"]:
+        legacy = name.endswith("_mma")
+        unit = LegacyFp8(name.split("_")[1]) if legacy else get_unit(name)
+        real = gpu.MmaBackend(unit.in_fmt, unit.acc_fmt)
+        (inferred, suite, tree), simulated = (
+            _asked(u, run.method.params["edition"], data["length"]) for u in (real, unit)
+        )
+        alike.append((inferred, suite) == simulated[:2])
+        failed += sum(not probe.passed for probe in suite)
+        if tree is not None and simulated[2] is not None:
+            trees.append(order.as_text(tree) == order.as_text(simulated[2]))
+            run.log(**{f"same_order_{name}": trees[-1]})
+        if unit.acc_fmt == "fp32":
+            monotonic.append(inferred.non_monotonic)
+        found = gpu.compare(unit, real, data["rows"], seed=1 + data["seed"])
+        run.log(**{f"different_{name}": found.different, f"alike_{name}": alike[-1]})
+        run.log(**{f"k_step_{name}": inferred.k_step, f"fraction_bits_{name}": inferred.fraction_bits})
+        outputs, different = outputs + found.outputs, different + found.different
+        report[real.name] = _told(inferred, suite, tree) | {"simulator": name, "different": found.different}
+    run.log(probes_failed=failed, pattern=failed == 0)
+    run.log(all_recovered=all(alike), parameters_recovered=float(np.mean(alike)))
+    run.log(order_as_built=all(trees), non_monotonic=all(monotonic))
+    run.log(mismatches=different, vectors=outputs, bit_exact_share=1 - different / outputs, bit_exact=different == 0)
     _keep(run, report)
 
 
@@ -100,11 +150,11 @@ def _libraries(run: Run, data: dict[str, Any]) -> None:
     _keep(run, report)
 
 
-METHODS = {"units": _units, "libraries": _libraries}
+METHODS = {"units": _units, "libraries": _libraries, "silicon": _silicon}
 
 
 def run(run: Run) -> None:
-    """A generation's units, or the reductions of CPU libraries."""
+    """A generation's units, the GPU of this machine, or the reductions of CPU libraries."""
     METHODS[run.method.uses](run, run.dataset.load(run.seed))
 
 
@@ -203,6 +253,8 @@ def _unit_label(name: str) -> str:
     if name in known:
         return known[name]
     generation, form = name.split("_")[:2]
+    if generation == "gpu":
+        return f"this GPU\n{form.upper()}"
     return f"{generation.capitalize()}\n{form.upper()}"
 
 

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
-from .unit import MMAUnit
+from .probes import Unit
 
 ROOT = "root"
 _LARGE = {torch.float64: (2.0**900, 1.0), torch.float32: (2.0**100, 1.0), torch.bfloat16: (2.0**100, 2.0**-60),
           torch.float16: (2.0**15, 2.0**-14)}  # fmt: skip
 
 
-def reveal_order(unit: MMAUnit, n: int) -> nx.DiGraph:
-    """The summation tree of a dot product of length ``n`` on a unit, C = 0.
+def reveal_order(unit: Unit, n: int) -> nx.DiGraph:
+    """The summation tree of a dot product of length ``n`` on a unit (simulated, or a GPU's), C = 0.
 
     Leaves are 0 … n-1; inner nodes are tuples of their leaves, edges go from parent to child, ``graph[ROOT]`` names the
     root. Exact arithmetic has no order: one node with n children.
@@ -35,7 +35,7 @@ def reveal_order(unit: MMAUnit, n: int) -> nx.DiGraph:
     """
     exponent = {"fp16": (15, 15), "e5m2": (15, 15), "e4m3": (8, 8)}.get(unit.in_fmt, (50, 50))
     one = {"fp16": (-10, -10), "e5m2": (-8, -8), "e4m3": (-4, -4)}.get(unit.in_fmt, (-5, -5))
-    if unit.align == "integer":
+    if unit.in_fmt.startswith("int"):
         exponent, one = (6, 6), (0, 0)
     elif unit.acc_fmt == "fp16":
         exponent, one = (7, 7), (-7, -7)
@@ -47,7 +47,7 @@ def reveal_order(unit: MMAUnit, n: int) -> nx.DiGraph:
         rows = torch.arange(len(i))
         a[rows, i], b[rows, i] = a_big, b_big
         a[rows, j], b[rows, j] = -a_big, b_big
-        return unit.dot(a, b).to(torch.float64).numpy() / (a_one * b_one)
+        return unit.dot(a, b, torch.zeros(len(i), dtype=torch.float64)).to(torch.float64).numpy() / (a_one * b_one)
 
     return reveal_tree(sums, n)
 

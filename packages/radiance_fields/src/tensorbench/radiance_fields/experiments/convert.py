@@ -7,7 +7,6 @@ scene, which neither of them has seen. Seeds are the students'; the teacher is t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.data import load
 from tensorbench.core.run import Run
+from tensorbench.core.timing import work_seconds
 from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.distill import RandomRays, View, Weights, distill, mode
 from tensorbench.radiance_fields.distill.kinds import from_arrays, make
@@ -39,14 +39,14 @@ class Clock:
     """CPU seconds of training; it stands still while the student is evaluated."""
 
     def __init__(self) -> None:
-        self.used, self._since = 0.0, time.process_time()
+        self.used, self._since = 0.0, work_seconds()
 
     def stop(self) -> float:
-        self.used += time.process_time() - self._since
+        self.used += work_seconds() - self._since
         return self.used
 
     def go(self) -> None:
-        self._since = time.process_time()
+        self._since = work_seconds()
 
 
 def scenery(run: Run) -> dict[str, Any]:

@@ -6,7 +6,6 @@ against the teacher, at new points of the occupied space; PSNR is on test views 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.data import load
 from tensorbench.core.run import Run
+from tensorbench.core.timing import work_seconds
 from tensorbench.radiance_fields.distill.kinds import KINDS, from_arrays, make
 from tensorbench.radiance_fields.distill.losses import log_sigma_clip
 from tensorbench.radiance_fields.distill.pair import rates
@@ -56,7 +56,7 @@ def run(run: Run) -> None:
         student = make(student_kind, torch.from_numpy(data.box), generator).to(run.device)
         before = errors(teacher, student, mask)
         history: list[tuple[int, float]] = []
-        started = time.process_time()
+        started = work_seconds()
         used = 0.0
 
         def note(step: int, _: float, student: Field = student, history: Any = history) -> None:
@@ -68,7 +68,7 @@ def run(run: Run) -> None:
             stages=Stages(round(options["steps"] / 15), options["steps"] + 1), inherited=True,
             groups=rates(student, options["lr"][student_kind], options["lr_net"]), generator=generator, callback=note,
         )  # fmt: skip
-        used = time.process_time() - started
+        used = work_seconds() - started
         settled(found.history)
         density, color = errors(teacher, student, mask)
         psnr = mean_psnr(pictures(student, data, data.test, VIEWS, options["samples"], mask), data.test)

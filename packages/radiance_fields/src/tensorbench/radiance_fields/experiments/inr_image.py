@@ -30,7 +30,7 @@ KINDS = ("one network an axis (F-INR)", "monolithic")
 
 def fit_functional(
     image: torch.Tensor, run: Run, *, lr: float, seconds: float, trial_seconds: float, at: list[float],
-    clip: float | None = None, **model: Any,
+    clip: float | None = 1.0, **model: Any,
 ) -> torch.Tensor:  # fmt: skip
     """F-INR on the whole grid; logs its course and returns the picture."""
     net = common.functional(2, image.shape[-1], run.generator, **model).to(run.device)
@@ -42,7 +42,7 @@ def fit_functional(
 
 def fit_monolithic(
     image: torch.Tensor, run: Run, *, lr: float, seconds: float, trial_seconds: float, at: list[float],
-    batch: int | None = None, clip: float | None = None, **model: Any,
+    batch: int | None = None, clip: float | None = 1.0, **model: Any,
 ) -> torch.Tensor:  # fmt: skip
     """The monolithic network, on all pixels or on ``batch`` random ones a step."""
     net = common.monolithic(2, image.shape[-1], run.generator, **model).to(run.device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
+from tensorbench.core.timing import work_seconds
 from tensorbench.radiance_fields.metrics import count_weights, depth_error, image_metrics, size_bytes
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def run(run: Run) -> None:
     if run.trial is not None:
         plan |= {"masks": [], **plan["trial"]}
     generator = run.generator
-    started = time.process_time()
+    started = work_seconds()
     field = METHODS[run.method.uses](data, generator=generator, **options).to(run.device)
-    building = time.process_time() - started
+    building = work_seconds() - started
     watch = Watch(run, building, [] if run.trial is not None else list(plan["points"]))
     with run.time("fit"):
         trained = train(
@@ -127,14 +127,14 @@ def measure(run: Run, field: Field, data: SceneData, trained: Trained, plan: Map
 
     views, frames, seconds = data.test, [], []
     for pose in views.c2w:
-        started = time.process_time()
+        started = work_seconds()
         frames.append(
             render_image(
                 field, views.camera, torch.as_tensor(pose, dtype=torch.float32), data.near, data.far, plan["samples"],
                 background_of(data), alpha_mask=trained.alpha_mask,
             )
         )  # fmt: skip
-        seconds.append(time.process_time() - started)
+        seconds.append(work_seconds() - started)
     pictures, truth = torch.stack([frame.rgb.cpu() for frame in frames]), torch.as_tensor(views.images)
     quality = image_metrics(pictures, truth)
     run.log(**quality, frame_seconds=float(np.median(seconds)))

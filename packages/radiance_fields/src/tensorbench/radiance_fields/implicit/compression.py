@@ -87,17 +87,19 @@ def grid_format(
     import tensorly as tl
     from tensorly.decomposition import parafac, tensor_train, tucker
 
-    tensor = tl.tensor(np.asarray(values, dtype=np.float64))
-    if format == "cp":
-        found = parafac(tensor, rank, n_iter_max=iterations, init="random", random_state=seed, tol=1e-8)
-        return tl.cp_to_tensor(found), sum(factor.size for factor in found.factors)
-    if format == "tt":
-        bonds = rank if isinstance(rank, int) else [1, *rank, 1]
-        train = tensor_train(tensor, bonds)
-        return tl.tt_to_tensor(train), sum(factor.size for factor in train.factors)
-    if format == "tucker":
-        core, factors = tucker(tensor, rank, n_iter_max=iterations, tol=1e-8)
-        return tl.tucker_to_tensor((core, factors)), core.size + sum(factor.size for factor in factors)
+    tensor = np.asarray(values, dtype=np.float64)
+    # Whichever backend the caller, or a library that it imports (tltorch does), has set for the process.
+    with tl.backend_context("numpy"):
+        if format == "cp":
+            found = parafac(tensor, rank, n_iter_max=iterations, init="random", random_state=seed, tol=1e-8)
+            return tl.cp_to_tensor(found), sum(factor.size for factor in found.factors)
+        if format == "tt":
+            bonds = rank if isinstance(rank, int) else [1, *rank, 1]
+            train = tensor_train(tensor, bonds)
+            return tl.tt_to_tensor(train), sum(factor.size for factor in train.factors)
+        if format == "tucker":
+            core, factors = tucker(tensor, rank, n_iter_max=iterations, tol=1e-8)
+            return tl.tucker_to_tensor((core, factors)), core.size + sum(factor.size for factor in factors)
     raise ValueError(unknown("format", format, ("cp", "tt", "tucker")))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
+from tensorbench.core.timing import work_seconds
 from tensorbench.core.training import History, fit
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor, pixel_centres
 from tensorbench.radiance_fields.implicit.nets import AxisNet
@@ -48,18 +48,18 @@ class CpuClock:
     """Seconds of CPU time of this process since it was made; it stands still while paused."""
 
     def __init__(self) -> None:
-        self._start = time.process_time()
+        self._start = work_seconds()
 
     def elapsed(self) -> float:
-        return time.process_time() - self._start
+        return work_seconds() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        began = time.process_time()
+        began = work_seconds()
         try:
             yield
         finally:
-            self._start += time.process_time() - began
+            self._start += work_seconds() - began
 
 
 @dataclass
@@ -90,13 +90,14 @@ def train(
     cpu_seconds: float | None = None,
     lr: float = 1e-3,
     schedule: str = "constant",
-    clip: float | None = None,
+    clip: float | None = 1.0,
     batches: Callable[[], Iterator] | None = None,
     metric: Callable[[Any], float] | None = None,
     at: Sequence[float] = (),
     callback: Callable[[int, float], None] | None = None,
 ) -> Course:
-    """Adam on ``loss(model, batch)`` until ``steps`` or ``cpu_seconds`` are used up.
+    """Adam on ``loss(model, batch)`` until ``steps`` or ``cpu_seconds`` are used up; gradients are clipped at the norm
+    ``clip``, without which a constant rate throws products of several networks (TT, Tucker) off late in training.
 
     ``metric(model)`` is evaluated when the CPU time of training passes each of the seconds ``at``, and at the end. A
     schedule (``linear``, ``cosine``) runs over the budget that is used up first.

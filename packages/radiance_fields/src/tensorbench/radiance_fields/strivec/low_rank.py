@@ -155,10 +155,13 @@ def unfolding_svd(volume: Float[Tensor, "x y z"], rank: int) -> Fitted:
 def tucker(volume: Float[Tensor, "x y z"], rank: int, *, sweeps: int = 20) -> Fitted:
     """Tucker with one rank for every axis, by tensorly's higher-order orthogonal iteration."""
     import tensorly
+    from tensorly.decomposition import tucker as orthogonal_iteration
 
     ranks = [min(rank, side) for side in volume.shape]
-    core, factors = tensorly.decomposition.tucker(volume.numpy(), rank=ranks, n_iter_max=sweeps, tol=1e-7)
-    found = torch.from_numpy(tensorly.tucker_to_tensor((core, factors)))
+    # Whichever backend the caller, or a library that it imports (tltorch does), has set for the process.
+    with tensorly.backend_context("numpy"):
+        core, factors = orthogonal_iteration(volume.numpy(), rank=ranks, n_iter_max=sweeps, tol=1e-7)
+        found = torch.from_numpy(tensorly.tucker_to_tensor((core, factors)))
     return Fitted(found, core.size + sum(factor.size for factor in factors))
 
 
