@@ -30,6 +30,7 @@ def test_every_method_runs_on_a_gpu(key, tmp_path):
     experiment = load(ROOT, "smoke", only=key, modules=False).experiment(key)
     module = importlib.import_module(f"tensorbench.{package}.experiments.{name}")
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     done = set()
     for dataset, method in experiment.jobs():
         if method in done:
@@ -43,4 +44,5 @@ def test_every_method_runs_on_a_gpu(key, tmp_path):
         module.run(run)
         assert run.metrics, method
         assert any(not math.isnan(value) for value in run.metrics.values()), method
-    assert torch.cuda.max_memory_allocated() > 0  # at least one of them computes there
+    if key != "quantization/matrix_unit_probes":  # whose questions to a GPU's own units are of the full scale alone
+        assert torch.cuda.max_memory_allocated() > before  # at least one of them computes there

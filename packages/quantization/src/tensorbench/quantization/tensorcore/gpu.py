@@ -146,7 +146,7 @@ class MmaBackend:
     def mma(
         self, A: Float[Tensor, "batch m k"], B: Float[Tensor, "batch k n"], C: Float[Tensor, "batch m n"]
     ) -> Float[Tensor, "batch m n"]:
-        """``A B + C`` by one instruction each, of the shape in ``INSTRUCTIONS``; operands are rounded to their formats."""
+        """``A B + C``, each by one instruction of its shape; operands are rounded to their formats."""
         a_map, b_map, d_map = self.maps
         shape = self.instruction
         word = torch.float64 if self.in_fmt == "fp64" else torch.int32
