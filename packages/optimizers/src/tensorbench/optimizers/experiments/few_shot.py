@@ -78,8 +78,8 @@ def run(run: Run) -> None:
     options = dict(run.method.params)
     options |= options.pop("differs", {}).get(run.dataset.name, {})
     iterations, lr = options.pop("iterations"), options.pop("meta_lr")
-    if run.trial is not None:
-        iterations = max(1, iterations // 2)  # enough to tell rates apart
+    if run.trial is not None and iterations > 1000:
+        iterations //= 2  # of a long training half is enough to tell rates apart; a short one has not settled by then
     parts = {name: FewShotTasks(torch.from_numpy(getattr(data, name)), WAYS) for name in ("train", "valid", "test")}
     method = METHODS[run.method.uses](parts, run, **options)
     draws = torch.Generator().manual_seed(1009 * run.seed + 1)
