@@ -29,7 +29,7 @@ def fit_functional(
 ) -> torch.Tensor:
     """A functional tensor on all cells; returns the video."""
     net = common.functional(3, 1, run.generator, **model).to(run.device)
-    course = fit_grid(net, video, lr=lr, **common.budget(run, seconds, trial_seconds, at))
+    course = fit_grid(net, video, lr=lr, schedule="cosine", **common.budget(run, seconds, trial_seconds, at))
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
     return net.materialize(video.shape[:3])
@@ -41,7 +41,7 @@ def fit_monolithic(
 ) -> torch.Tensor:  # fmt: skip
     """One network on ``batch`` random cells a step."""
     net = common.monolithic(3, 1, run.generator, **model).to(run.device)
-    course = fit_points(net, video, lr=lr, batch=batch, generator=run.generator,
+    course = fit_points(net, video, lr=lr, schedule="cosine", batch=batch, generator=run.generator,
                         **common.budget(run, seconds, trial_seconds, at))  # fmt: skip
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
