@@ -34,7 +34,7 @@ def fit_functional(
 ) -> torch.Tensor:  # fmt: skip
     """F-INR on the whole grid; logs its course and returns the picture."""
     net = common.functional(2, image.shape[-1], run.generator, **model).to(run.device)
-    course = fit_grid(net, image, lr=lr, clip=clip, **common.budget(run, seconds, trial_seconds, at))
+    course = fit_grid(net, image, lr=lr, schedule="cosine", clip=clip, **common.budget(run, seconds, trial_seconds, at))
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
     return net.materialize(image.shape[:2])
@@ -46,7 +46,7 @@ def fit_monolithic(
 ) -> torch.Tensor:  # fmt: skip
     """The monolithic network, on all pixels or on ``batch`` random ones a step."""
     net = common.monolithic(2, image.shape[-1], run.generator, **model).to(run.device)
-    course = fit_points(net, image, lr=lr, batch=batch, clip=clip, generator=run.generator,
+    course = fit_points(net, image, lr=lr, schedule="cosine", batch=batch, clip=clip, generator=run.generator,
                         **common.budget(run, seconds, trial_seconds, at))  # fmt: skip
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
