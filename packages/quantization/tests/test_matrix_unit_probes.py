@@ -333,6 +333,9 @@ def test_fp8_by_mma_sync_as_probed_on_an_h100():
     assert ours < 2e-5 and theirs > 20 * ours  # 25 fractional bits beside 13
     with pytest.raises(ValueError, match="no e4m3 number"):
         unit.dot(a + 0.01, b, torch.zeros(50))
+    second = torch.stack([a[0], a[1] + 0.01])[None]  # not the first row
+    with pytest.raises(ValueError, match="no e4m3 number"):
+        unit.mma(second, b[0].view(1, 32, 1), torch.zeros(1, 2, 1))
     with pytest.raises(ValueError, match="do not multiply"):
         unit.mma(a[None], b[None], torch.zeros(1, 50, 32))
     with pytest.raises(ValueError, match="e5m2"):

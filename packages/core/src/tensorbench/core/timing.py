@@ -107,6 +107,24 @@ def work_seconds() -> float:
     return _work.read()
 
 
+class WorkClock:
+    """Seconds of :func:`work_seconds` since it was made; it stands still while paused."""
+
+    def __init__(self) -> None:
+        self._start = work_seconds()
+
+    def elapsed(self) -> float:
+        return work_seconds() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = work_seconds()
+        try:
+            yield
+        finally:
+            self._start += work_seconds() - began
+
+
 # --- peak memory ---------------------------------------------------------------------------------------------------
 
 

@@ -121,9 +121,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def _rivals(records: pd.DataFrame) -> Figure:
     shown = records[records["als_seconds"].notna()] if "als_seconds" in records else records.iloc[:0]
     if shown.empty:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     methods = list(dict.fromkeys(shown["method"]))
     fig, axes = plotting.figure(columns=2, cols=len(methods), height=6.8, squeeze=False)
     for ax, method in zip(axes.flat, methods, strict=True):

@@ -355,9 +355,7 @@ def _draw_systems(records: pd.DataFrame) -> Figure:
 def _draw_slices(records: pd.DataFrame) -> Figure:
     stored = rec.artifacts(records, "slice.npz")
     if stored.empty:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     there = set(stored["dataset"])
     order = [name for name in ("biomolecule", "lattice_reference", "vacant_lattice") if name in there]
     stored = stored.set_index("dataset").loc[order[:2]]

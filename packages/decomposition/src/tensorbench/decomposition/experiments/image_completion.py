@@ -191,9 +191,7 @@ def pictures(records: pd.DataFrame) -> Figure:
     files = files[files["dataset"] == "astronaut"] if len(files) else files
     found = {row.method: dict(np.load(row.path)) for row in files.itertuples() if row.method in SHOWN}
     if not found:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     first = next(iter(found.values()))
     cases = [key.removesuffix("_truth") for key in first if key.endswith("_truth")]
     columns = [name for name in SHOWN if name in ("truth", "seen") or name in found]

@@ -131,9 +131,7 @@ def _panels(frame: pd.DataFrame, x: str, xlabel: str) -> Figure:
     """One panel per tensor: the error against ``x``, a line per method."""
     names = list(dict.fromkeys(frame["dataset"]))
     if not names:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     cols = min(2, len(names))
     rows = -(-len(names) // cols)
     fig, axes = plotting.figure(columns=2, rows=rows, cols=cols, height=5.4 * rows + 1.4, squeeze=False)

@@ -109,9 +109,7 @@ def _curves(records: pd.DataFrame, cases: Sequence[str]) -> Figure:
     histories = {case: rec.history(records, f"{case}_error") for case in cases}
     shown = [case for case in cases if not histories[case].empty]
     if not shown:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     rows = -(-len(shown) // 2)
     fig, axes = plotting.figure(columns=2, rows=rows, cols=min(2, len(shown)), height=5.2 * rows + 1.2, squeeze=False)
     for ax, case in zip(axes.flat, shown, strict=False):
@@ -141,9 +139,7 @@ def _graphs(records: pd.DataFrame) -> Figure:
                     rows.append((case, method, stored["found"], stored["planted"]))
     cases = list(dict.fromkeys(row[0] for row in rows))
     if not rows:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     methods = list(dict.fromkeys(row[1] for row in rows))
     height = 4.0 * (1 + len(methods))
     fig, axes = plotting.figure(columns=2, rows=1 + len(methods), cols=len(cases), height=height, squeeze=False)

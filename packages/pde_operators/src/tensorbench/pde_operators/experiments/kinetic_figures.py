@@ -47,9 +47,7 @@ def experts(records: pd.DataFrame, method: str) -> Figure:
     found = [np.load(path) for path in kept.sort_values("seed")["path"]] if len(kept) else []
     found = [arrays for arrays in found if "expert_weights" in arrays]
     if not found:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     arrays = found[0]
     weights = arrays["expert_weights"]
     K = weights.shape[-1]
@@ -142,9 +140,7 @@ def on_annulus(ax: Axes, domain: Annulus, field: np.ndarray, **options):
 def fields(samples: list[dict[str, np.ndarray]]) -> Figure:
     """True density, prediction (one colour bar), and their difference, a row per sample."""
     if not samples:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     fig, axes = plotting.figure(columns=2, rows=len(samples), cols=3, height=5.2 * len(samples), squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
         a2, ell, flat = sample["params"]

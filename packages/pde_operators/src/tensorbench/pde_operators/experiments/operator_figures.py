@@ -96,9 +96,7 @@ def fields(records: pd.DataFrame) -> Figure:
     kept = {m: v for m, v in _kept(records, name).items() if m in IN_FIELDS}
     kept = {m: kept[m] for m in IN_FIELDS if m in kept}
     if not kept:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     n = _finest(kept)
     first = next(iter(kept.values()))
     truth = first[f"y_{n}"]

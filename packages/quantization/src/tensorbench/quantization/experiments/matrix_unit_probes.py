@@ -21,7 +21,7 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.quantization.tensorcore import gpu, order, probes
-from tensorbench.quantization.tensorcore.legacy_fp8 import LegacyFp8
+from tensorbench.quantization.tensorcore.legacy_fp8 import LEGACY
 from tensorbench.quantization.tensorcore.presets import get_unit
 from tensorbench.quantization.tensorcore.unit import MMAUnit
 
@@ -54,10 +54,10 @@ def _probe(run: Run, units: list[MMAUnit], data: dict[str, int]) -> None:
     report: dict[str, Any] = {}
     failed, recovered, as_built, monotonic = 0, [], [], []
     for unit in units:
-        inferred, suite, tree = _asked(unit, run.method.params["edition"], data["length"])
+        inferred, suite = _asked(unit, run.method.params["edition"])
         failed += sum(not probe.passed for probe in suite)
+        tree = order.reveal_order(unit, data["length"])
         if unit.align == "max":
-            assert tree is not None
             found = inferred.k_step, inferred.extra_bits, inferred.rounding
             recovered.append(found == (unit.k_step, unit.extra_bits, unit.out_round))
             as_built.append(_blocks(tree) == _expected_blocks(unit, data["length"]) and _permutable(unit, data))
@@ -78,20 +78,21 @@ def _probe(run: Run, units: list[MMAUnit], data: dict[str, int]) -> None:
     _keep(run, report)
 
 
-Answers = tuple[probes.Inferred, list[probes.Probe], nx.DiGraph | None]
-
-
-def _asked(unit: probes.Unit, edition: str, length: int) -> Answers:
-    """What a unit, simulated or in a GPU, answers: its parameters, the published suite, its order of summation (None
-    where the masks cannot show it, because the format's largest product does not absorb its smallest)."""
+def _asked(unit: probes.Unit, edition: str) -> tuple[probes.Inferred, list[probes.Probe]]:
+    """What a unit, simulated or in a GPU, answers: its parameters, and the published suite."""
     suite = []
     if unit.in_fmt in ("fp16", "bf16", "tf32", "fp64"):
         suite = probes.run_suite(unit, _edition(unit, edition))
+    return probes.infer_parameters(unit), suite
+
+
+def _order(unit: probes.Unit, length: int) -> nx.DiGraph | None:
+    """The order of summation; None where masks cannot show it, since the format's largest product does not absorb its
+    smallest in this unit."""
     try:
-        tree = order.reveal_order(unit, length)
+        return order.reveal_order(unit, length)
     except ValueError:
-        tree = None
-    return probes.infer_parameters(unit), suite, tree
+        return None
 
 
 def _told(
@@ -113,16 +114,15 @@ def _silicon(run: Run, data: dict[str, int]) -> None:
     report: dict[str, Any] = {}
     outputs, different, failed, alike, trees, monotonic = 0, 0, 0, [], [], []
     for name in run.method.params["units"]:
-        legacy = name.endswith("_mma")
-        unit = LegacyFp8(name.split("_")[1]) if legacy else get_unit(name)
+        unit = LEGACY[name] if name in LEGACY else get_unit(name)
         real = gpu.MmaBackend(unit.in_fmt, unit.acc_fmt)
-        (inferred, suite, tree), simulated = (
-            _asked(u, run.method.params["edition"], data["length"]) for u in (real, unit)
-        )
-        alike.append((inferred, suite) == simulated[:2])
+        answers = _asked(real, run.method.params["edition"])
+        alike.append(answers == _asked(unit, run.method.params["edition"]))
+        inferred, suite = answers
         failed += sum(not probe.passed for probe in suite)
-        if tree is not None and simulated[2] is not None:
-            trees.append(order.as_text(tree) == order.as_text(simulated[2]))
+        tree, simulated = (_order(u, data["length"]) for u in (real, unit))
+        if tree is not None and simulated is not None:
+            trees.append(order.as_text(tree) == order.as_text(simulated))
             run.log(**{f"same_order_{name}": trees[-1]})
         if unit.acc_fmt == "fp32":
             monotonic.append(inferred.non_monotonic)

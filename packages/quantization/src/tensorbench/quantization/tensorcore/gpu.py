@@ -21,6 +21,8 @@ from torch.nn.functional import pad
 from tensorbench.core.errors import unknown
 from tensorbench.quantization.formats import FloatFormat
 
+from .probes import Unit
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -51,14 +53,8 @@ class Backend(Protocol):
     def mma(self, A: Tensor, B: Tensor, C: Tensor) -> Tensor: ...
 
 
-class Simulator(Protocol):
-    """What a comparison needs of a simulated unit."""
-
-    @property
-    def in_fmt(self) -> str: ...
-
-    @property
-    def acc_fmt(self) -> str: ...
+class Simulator(Unit, Protocol):
+    """What a comparison needs of a simulated unit, beside what probes do."""
 
     @property
     def accumulator(self) -> FloatFormat: ...
@@ -131,8 +127,6 @@ class MmaBackend:
         RuntimeError: no GPU can run it, with the reason.
         ValueError: formats without an instruction.
     """
-
-    align = "max"  # to the probes: neither integer nor known to be exact
 
     def __init__(self, in_fmt: str = "fp16", acc_fmt: str = "fp32") -> None:
         self.maps = fragment_rows(in_fmt, acc_fmt)

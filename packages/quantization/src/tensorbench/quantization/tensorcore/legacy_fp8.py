@@ -22,7 +22,7 @@ from tensorbench.core.errors import unknown
 from tensorbench.quantization.formats import FloatFormat
 
 from .presets import get_unit
-from .unit import MMAUnit
+from .unit import MMAUnit, check_shapes
 
 K = 32  # products of one instruction
 
@@ -66,9 +66,9 @@ class LegacyFp8:
         Raises:
             ValueError: shapes that do not multiply, operands that are no numbers of the format.
         """
-        half = get_unit("hopper_fp16")
-        self._fp8.mma(A[..., :1, :], B[..., :, :1], 0.0)  # its checks at the door
-        A, B = pad(A, (0, -A.shape[-1] % K)), pad(B, (0, 0, 0, -B.shape[-2] % K))
+        check_shapes(A, B)
+        half, rest = get_unit("hopper_fp16"), -A.shape[-1] % K
+        A, B = pad(self._fp8.checked(A, "A"), (0, rest)), pad(self._fp8.checked(B, "B"), (0, 0, 0, rest))
         D = C.to(torch.float32)
         for start in range(0, A.shape[-1], K):
             part = torch.zeros_like(D)
@@ -83,3 +83,7 @@ class LegacyFp8:
     ) -> Float[Tensor, "*batch"]:
         """``a · b + c`` for every row."""
         return self.mma(a[..., None, :], b[..., :, None], c[..., None, None])[..., 0, 0]
+
+
+LEGACY = {unit.name: unit for unit in (LegacyFp8("e4m3"), LegacyFp8("e5m2"))}
+"""Both by name."""

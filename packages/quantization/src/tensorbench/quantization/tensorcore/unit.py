@@ -148,17 +148,12 @@ class MMAUnit:
         Raises:
             ValueError: shapes that do not fit, nothing to multiply, operands that are no numbers of their formats.
         """
-        if A.ndim < 2 or B.ndim < 2 or A.shape[:-2] != B.shape[:-2] or A.shape[-1] != B.shape[-2]:
-            raise ValueError(
-                f"A {tuple(A.shape)} and B {tuple(B.shape)} do not multiply; expected (…, m, k) and (…, k, n)"
-            )
-        if A.shape[-1] == 0 or A.numel() == 0 or B.numel() == 0:
-            raise ValueError(f"nothing to multiply: A {tuple(A.shape)}, B {tuple(B.shape)}")
+        check_shapes(A, B)
         shape = (*A.shape[:-1], B.shape[-1])
         start = _tensor(C, A)
         if self.align == "integer":
             return self._integer(A, B, start.expand(shape))
-        a, b = self._checked(A, "A"), self._checked(B, "B")
+        a, b = self.checked(A, "A"), self.checked(B, "B")
         c = start.to(torch.float64).expand(shape)
         self._representable(c, self.accumulator, "C")
         m, n = shape[-2:]
@@ -201,7 +196,8 @@ class MMAUnit:
             D = self.mma(A, B, D)
         return D[: sizes[0], : sizes[1]]
 
-    def _checked(self, x: Tensor, what: str) -> Tensor:
+    def checked(self, x: Shaped[Tensor, "*shape"], what: str) -> Float[Tensor, "*shape"]:
+        """``x`` in float64. Raises ValueError where it holds something that is no number of the operand format."""
         if not torch.is_floating_point(x):
             raise ValueError(f"{what} is {x.dtype}; {self.in_fmt} operands are floating-point values")
         y = x.to(torch.float64)
@@ -274,6 +270,14 @@ class MMAUnit:
         precision = min(self.accumulator.mantissa_bits, self.fraction_bits)
         rounded = round_integer(whole, anchor - self.fraction_bits, self.accumulator, self.out_round, precision)
         return rounded if special is None else torch.where(torch.isfinite(special), rounded, special)
+
+
+def check_shapes(A: Shaped[Tensor, "*left"], B: Shaped[Tensor, "*right"]) -> None:
+    """Raises ValueError where A and B do not multiply, or where there is nothing to multiply."""
+    if A.ndim < 2 or B.ndim < 2 or A.shape[:-2] != B.shape[:-2] or A.shape[-1] != B.shape[-2]:
+        raise ValueError(f"A {tuple(A.shape)} and B {tuple(B.shape)} do not multiply; expected (…, m, k) and (…, k, n)")
+    if A.shape[-1] == 0 or A.numel() == 0 or B.numel() == 0:
+        raise ValueError(f"nothing to multiply: A {tuple(A.shape)}, B {tuple(B.shape)}")
 
 
 def _tensor(c: Tensor | float | int, like: Tensor) -> Tensor:

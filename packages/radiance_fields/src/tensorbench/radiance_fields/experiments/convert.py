@@ -19,7 +19,7 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.data import load
 from tensorbench.core.run import Run
-from tensorbench.core.timing import work_seconds
+from tensorbench.core.timing import WorkClock
 from tensorbench.radiance_fields import metrics
 from tensorbench.radiance_fields.distill import RandomRays, View, Weights, distill, mode
 from tensorbench.radiance_fields.distill.kinds import from_arrays, make
@@ -33,20 +33,6 @@ from tensorbench.radiance_fields.training import settled, train
 METHODS = {"distilled": None, "scratch": None}
 CURVE_VIEWS = 2  # of the validation views, for the histories
 POINTS = 4  # of a history
-
-
-class Clock:
-    """CPU seconds of training; it stands still while the student is evaluated."""
-
-    def __init__(self) -> None:
-        self.used, self._since = 0.0, work_seconds()
-
-    def stop(self) -> float:
-        self.used += work_seconds() - self._since
-        return self.used
-
-    def go(self) -> None:
-        self._since = work_seconds()
 
 
 def scenery(run: Run) -> dict[str, Any]:
@@ -92,15 +78,14 @@ def run(run: Run) -> None:
     student = make(options["student"], torch.from_numpy(data.box), generator, paper_size=large)
     student = student.to(run.device)
     every = max(1, options["steps"] // POINTS)
-    clock = Clock()
+    clock = WorkClock()
 
     def look(field: Field, where: AlphaMask | None) -> Mapping[str, float]:
-        used = clock.stop()
-        psnr = mean_psnr(pictures(field, data, data.valid, CURVE_VIEWS, samples, where), data.valid)
-        clock.go()
+        used = clock.elapsed()
+        with clock.paused():
+            psnr = mean_psnr(pictures(field, data, data.valid, CURVE_VIEWS, samples, where), data.valid)
         return {"valid_psnr_db": psnr, "cpu_seconds_at": used}
 
-    clock.go()
     with run.time("fit"):
         if run.method.uses == "distilled":
             stages, weights = mode(options["mode"], options["steps"], Weights())
@@ -115,7 +100,7 @@ def run(run: Run) -> None:
             settled(found.history)
         else:
             mask = _scratch(run, student, data, look, options, every)
-    run.log(fit_train_cpu_seconds=clock.used)
+    run.log(fit_train_cpu_seconds=clock.elapsed())
     shown = pictures(student, data, data.test, len(data.test.images), samples, mask)
     taught = pictures(teacher, data, data.test, len(data.test.images), samples, occupied)
     psnr, teacher_psnr = mean_psnr(shown, data.test), mean_psnr(taught, data.test)
@@ -226,9 +211,7 @@ def _views(records: pd.DataFrame) -> Figure:
     pairs = zip(files["method"], files["path"], strict=True)
     found = {method: dict(np.load(path)) for method, path in pairs if method in SHOWN}
     if not found:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     first = next(iter(found.values()))
     shown = {"truth": first["truth"][0], "VM teacher": first["teacher"][0]}
     shown |= {plotting.label(name): found[name]["student"][0] for name in SHOWN if name in found}

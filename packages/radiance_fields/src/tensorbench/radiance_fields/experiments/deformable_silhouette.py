@@ -203,9 +203,7 @@ def flags(records: pd.DataFrame) -> Figure:
     """The last frame: silhouettes (both, only true, only found) and surfaces from the side."""
     files = rec.artifacts(records, "flag.npz") if len(records) else pd.DataFrame()
     if files.empty:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     found = {(str(row.dataset), str(row.method)): dict(np.load(str(row.path))) for row in files.itertuples()}
     datasets = list(dict.fromkeys(dataset for dataset, _ in found))
     methods = list(dict.fromkeys(method for _, method in found))

@@ -29,12 +29,11 @@ KINDS = ("one network an axis (F-INR)", "monolithic")
 
 
 def fit_functional(
-    image: torch.Tensor, run: Run, *, lr: float, seconds: float, trial_seconds: float, at: list[float],
-    clip: float | None = 1.0, **model: Any,
+    image: torch.Tensor, run: Run, *, lr: float, seconds: float, trial_seconds: float, at: list[float], **model: Any,
 ) -> torch.Tensor:  # fmt: skip
     """F-INR on the whole grid; logs its course and returns the picture."""
     net = common.functional(2, image.shape[-1], run.generator, **model).to(run.device)
-    course = fit_grid(net, image, lr=lr, schedule="cosine", clip=clip, **common.budget(run, seconds, trial_seconds, at))
+    course = fit_grid(net, image, lr=lr, schedule="cosine", **common.budget(run, seconds, trial_seconds, at))
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
     return net.materialize(image.shape[:2])
@@ -42,11 +41,11 @@ def fit_functional(
 
 def fit_monolithic(
     image: torch.Tensor, run: Run, *, lr: float, seconds: float, trial_seconds: float, at: list[float],
-    batch: int | None = None, clip: float | None = 1.0, **model: Any,
+    batch: int | None = None, **model: Any,
 ) -> torch.Tensor:  # fmt: skip
     """The monolithic network, on all pixels or on ``batch`` random ones a step."""
     net = common.monolithic(2, image.shape[-1], run.generator, **model).to(run.device)
-    course = fit_points(net, image, lr=lr, schedule="cosine", batch=batch, clip=clip, generator=run.generator,
+    course = fit_points(net, image, lr=lr, schedule="cosine", batch=batch, generator=run.generator,
                         **common.budget(run, seconds, trial_seconds, at))  # fmt: skip
     common.log_course(run, course, "psnr_db", LEVELS)
     run.log(weights=metrics.count_weights(net))
@@ -179,9 +178,7 @@ def _pictures(records: pd.DataFrame) -> Figure:
     found = {row.method: dict(np.load(str(row.path))) for row in files.itertuples()} if len(files) else {}
     backends = [name for name in BACKENDS if f"f_{name}" in found or f"m_{name}" in found]
     if not backends:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     width = 15.6 / (len(backends) + 1)
     fig, axes = plotting.figure(columns=2, rows=4, cols=len(backends) + 1, height=4 * width + 2.6, squeeze=False)
     truth = next(iter(found.values()))["truth"]

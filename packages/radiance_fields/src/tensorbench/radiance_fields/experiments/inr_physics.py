@@ -86,9 +86,7 @@ def _super_resolution(records: pd.DataFrame) -> Figure:
     """The middle frame: truth, coarse data, what each method made of it, and the errors."""
     files = rec.artifacts(records, "frame.npz") if len(records) else pd.DataFrame()
     if not len(files):
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     found = {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
     truth = next(iter(found.values()))["truth"]
     top = float(np.abs(truth).max())

@@ -100,9 +100,7 @@ def _meshes(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "mesh.npz") if len(records) else pd.DataFrame()
     solids = [name for name in pd.unique(files["dataset"]) if name != "sphere"] if len(files) else []
     if not solids:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     methods = list(pd.unique(files[files["dataset"].isin(solids)]["method"]))
     fig, axes = plotting.figure(columns=2, rows=len(solids), cols=len(methods), height=4.2 * len(solids) + 0.4,
                                 squeeze=False, subplot_kw={"projection": "3d"})  # fmt: skip

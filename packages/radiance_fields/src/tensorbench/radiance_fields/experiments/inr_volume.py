@@ -106,9 +106,7 @@ def _frames(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "frames.npz") if len(records) else pd.DataFrame()
     names = list(pd.unique(files["dataset"])) if len(files) else []
     if not names:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     methods = list(pd.unique(files["method"]))
     width = 15.6 / (len(methods) + 1)
     fig, axes = plotting.figure(columns=2, rows=2 * len(names), cols=len(methods) + 1, squeeze=False,

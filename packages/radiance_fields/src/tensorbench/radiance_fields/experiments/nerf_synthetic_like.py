@@ -206,9 +206,7 @@ def views(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "view.npz")
     found = {(str(row.dataset), str(row.method)): dict(np.load(str(row.path))) for row in files.itertuples()}
     if not found:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     scenes = list(dict.fromkeys(scene for scene, _ in found))
     methods = list(dict.fromkeys(method for _, method in found))
     size = 15.6 / (len(methods) + 1)

@@ -133,9 +133,7 @@ def views(records: pd.DataFrame) -> Figure:
     names = list(pd.unique(records["dataset"])) if len(records) else []
     scenes = [(name, kept) for name in names if (kept := _kept(records, name)[1])]
     if not scenes:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     methods = [name for name in SHOWN if any(name in kept for _, kept in scenes)]
     cols = len(methods) + 1
     fig, axes = plotting.figure(columns=2, rows=2 * len(scenes), cols=cols, squeeze=False,
@@ -170,9 +168,7 @@ def cameras(records: pd.DataFrame) -> Figure:
     _, kept = _kept(records, far)
     names = [name for name in ("naive", "full", "naive_fine", "full_fine") if name in kept]
     if not names:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     fig, axes = plotting.figure(columns=2, cols=len(names), height=16 / len(names) + 1.6, squeeze=False, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         one = kept[name]

@@ -122,9 +122,7 @@ def recovered(records: pd.DataFrame) -> Figure:
     kept = {method: dict(np.load(path)) for method, path in zip(files["method"], files["path"], strict=True)}
     names = [name for name in SHOWN if name in kept]
     if not names:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     fig, axes = plotting.figure(columns=2, rows=3, cols=len(names), height=16 / len(names) * 2.25 + 1.4, squeeze=False)
     for column, name in enumerate(names):
         one = kept[name]

@@ -58,9 +58,7 @@ def pictures(records: pd.DataFrame) -> Figure:
     files = rec.artifacts(records, "views.npz")
     found = {str(row.dataset): dict(np.load(str(row.path))) for row in files.itertuples()}
     if not found:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     titles = ("", "views", "", "opacity", "distance", "normals")
     size = 15.4 / len(titles)
     fig, axes = plotting.figure(

@@ -15,17 +15,10 @@ from tensorbench.core import records as rec
 CUTS = {"random": "components at random", "sorted": "components by energy", "svd": "singular components"}
 
 
-def nothing() -> Figure:
-    """What is drawn where there are no records."""
-    fig, ax = plotting.figure()
-    plotting.empty(ax)
-    return fig
-
-
 def curves(records: pd.DataFrame) -> Figure:
     """PSNR over bytes of the ways to train (above), and of other ways to make the ordinary field smaller (below)."""
     if records.empty:
-        return nothing()
+        return plotting.nothing()
     names = list(pd.unique(records["dataset"]))
     ratios = [*[1.0] * len(names), 0.5]
     fig, axes = plotting.figure(
@@ -85,7 +78,7 @@ def pictures(records: pd.DataFrame, methods: Sequence[str], dataset: str | None 
     found = {row.method: dict(np.load(str(row.path))) for row in files.itertuples() if row.method in methods}
     shown = [name for name in methods if name in found]
     if not shown:
-        return nothing()
+        return plotting.nothing()
     keys = [key for key in found[shown[0]] if key.startswith("rank_")]
     columns = len(keys) + 1
     size = min(15.2, 19 - 2 * len(shown)) / columns

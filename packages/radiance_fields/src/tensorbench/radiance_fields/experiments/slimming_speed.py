@@ -19,7 +19,6 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
 from tensorbench.core.timing import compare
-from tensorbench.radiance_fields.experiments.slimming_figures import nothing
 from tensorbench.radiance_fields.rendering import render_image, render_rays
 from tensorbench.radiance_fields.slimmerf.field import SlimVM, slim
 from tensorbench.radiance_fields.slimmerf.ranks import AllAtOnce
@@ -123,7 +122,7 @@ def _cuts(run: Run, data: Any) -> None:
 def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Milliseconds by rank."""
     if records.empty:
-        yield "time", nothing()
+        yield "time", plotting.nothing()
         return
     fig, axes = plotting.figure(columns=2, cols=2, height=5.8)
     for ax, name, text in (

@@ -63,7 +63,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def by_rank(records: pd.DataFrame) -> Figure:
     """PSNR (above) and floaters (below) by rank, a column per scene and number of views."""
     if records.empty:
-        return slimming_figures.nothing()
+        return plotting.nothing()
     names = list(pd.unique(records["dataset"]))
     fig, axes = plotting.figure(columns=2, rows=2, cols=len(names), height=9.5, squeeze=False, sharex=True)
     for column, name in enumerate(names):

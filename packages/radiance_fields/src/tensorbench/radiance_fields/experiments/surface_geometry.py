@@ -255,9 +255,7 @@ def curvature(records: pd.DataFrame) -> Figure:
     """A row for each way to find K, a column for each surface."""
     files = rec.artifacts(records, "surfaces.npz") if len(records) else pd.DataFrame()
     if files.empty:
-        fig, ax = plotting.figure()
-        plotting.empty(ax)
-        return fig
+        return plotting.nothing()
     found = {str(row.method): dict(np.load(str(row.path))) for row in files.itertuples()}
     methods = [name for name in NAMES if name in found]
     shapes = [key.removesuffix("_gauss") for key in found[methods[0]] if key.endswith("_gauss")]

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from tensorbench.core import plotting
 from tensorbench.core import records as rec
 from tensorbench.core.run import Run
-from tensorbench.radiance_fields.experiments.slimming_figures import nothing
 from tensorbench.radiance_fields.slimmerf.evaluation import curve_area
 from tensorbench.radiance_fields.slimmerf.ranks import AllAtOnce, RankRule, TRaIn, even_ranks
 from tensorbench.radiance_fields.slimmerf.volumes import Loss, fit_volume, volume_psnr
@@ -67,7 +66,7 @@ def figures(records: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def upsilon(records: pd.DataFrame) -> Figure:
     """PSNR by rank for every rule, and what the threshold does to the area and to the rank that is reached."""
     if records.empty:
-        return nothing()
+        return plotting.nothing()
     fig, axes = plotting.figure(columns=2, cols=3, height=6.4)
     curves = rec.history(records, "psnr_at")
     plotting.series(axes[0], curves[curves["method"] != "sweep"], "step", "value")

@@ -12,7 +12,6 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tensorbench.core.errors import unknown
-from tensorbench.core.timing import work_seconds
+from tensorbench.core.timing import WorkClock
 from tensorbench.core.training import History, fit
 from tensorbench.radiance_fields.implicit.functional import FunctionalTensor, pixel_centres
 from tensorbench.radiance_fields.implicit.nets import AxisNet
@@ -42,24 +41,6 @@ def _warm_up() -> None:
     optimizer = torch.optim.Adam([weight])
     weight.sum().backward()
     optimizer.step()
-
-
-class CpuClock:
-    """Seconds of CPU time of this process since it was made; it stands still while paused."""
-
-    def __init__(self) -> None:
-        self._start = work_seconds()
-
-    def elapsed(self) -> float:
-        return work_seconds() - self._start
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        began = work_seconds()
-        try:
-            yield
-        finally:
-            self._start += work_seconds() - began
 
 
 @dataclass
@@ -111,7 +92,7 @@ def train(
     if schedule not in SCHEDULES:
         raise ValueError(unknown("schedule", schedule, SCHEDULES))
     _warm_up()
-    clock, marks = CpuClock(), sorted(at)
+    clock, marks = WorkClock(), sorted(at)
     course = Course(History())
     total = steps if steps is not None else 1_000_000_000
 
