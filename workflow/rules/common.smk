@@ -34,6 +34,7 @@ except ConfigError as error:
 WARM = ["numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.linalg", "pandas", "pyarrow.parquet", "torch", "mlflow.tracking"]
 WARM += ["mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "pydantic", "tensorly", "sklearn.ensemble"]
 WARM += ["matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg", "fontTools.subset", "networkx", "numba"]
+WARM += ["jaxtyping", "filelock", "alembic.command", "sqlalchemy.dialects.sqlite", "pyarrow.pandas_compat"]
 WARM += ["torch._dynamo"]  # which a process's first torch optimizer imports: more than a second
 
 EXPERIMENTS = list(PLAN.workspace.experiments.values())

@@ -109,6 +109,24 @@ def test_environment_output_and_exit_status_are_the_callers(toy, address):
     assert process.wait(timeout=60) == 0 and toy.record().exists()
 
 
+def test_a_fork_ends_its_threads_and_what_is_registered_before_it_leaves(toy, edit, address):
+    edit(
+        toy.module,
+        "def run(run):\n",
+        "def run(run):\n    import atexit, threading\n"
+        "    def late():\n        time.sleep(1.0); open('late', 'w').write('thread')\n"
+        "    if run.seed == 0:\n"
+        "        threading.Thread(target=late).start()\n"
+        "        atexit.register(lambda: open('last', 'w').write(open('late').read()))\n"
+        "        sys.stderr = open(sys.stderr.fileno(), 'w', buffering=10_000, closefd=False)\n"
+        "        print('held back', file=sys.stderr)\n",
+    )
+    edit(toy.module, "import os, time", "import os, sys, time")
+    process = job(toy, address)
+    assert "held back" in process.stderr.read() and process.wait(timeout=60) == 0
+    assert (toy.root / "last").read_text() == "thread"
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_work_on_several_threads_starts_a_python_of_its_own(toy, edit, address, threads):
     edit(toy.module, "def run(run):\n", "def run(run):\n    open('started', 'w').write(' '.join(sys.orig_argv))\n")

@@ -11,6 +11,7 @@ the same command starts a Python of its own.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -228,6 +230,22 @@ def _become(request: dict, streams: Sequence[int]) -> list[str]:
     return request["argv"]
 
 
+def leave(end: SystemExit) -> None:
+    """End a fork as ``end`` asks, without taking the libraries' modules apart, which costs half a CPU second.
+
+    As the standard library ends its own forks (multiprocessing): threads are joined, what is registered with atexit
+    runs, and the streams are flushed. An exit status that is a message is left to Python.
+    """
+    if not (end.code is None or isinstance(end.code, int)):
+        raise end
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads
+            stream.flush()
+    os._exit((end.code or 0) & 0xFF)
+
+
 if __name__ == "__main__":
     import runpy
 
@@ -240,6 +258,9 @@ if __name__ == "__main__":
 
         warm._original = asked
         sys.argv = [f"tensorbench.core.{asked[0]}", *asked[1:]]
-        runpy.run_module(f"tensorbench.core.{asked[0]}", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(f"tensorbench.core.{asked[0]}", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            warm.leave(end)
     else:
         sys.exit(main(sys.argv[1:]))
