@@ -176,6 +176,23 @@ def test_known_costs_give_the_known_ratio(monkeypatch):
     assert dict(quick) == pytest.approx({"ours": 1e-6, "peer": 1e-5})
 
 
+def test_only_what_is_plainly_slow_is_not_called_again_to_see_how_slow_it_is(monkeypatch):
+    clock, called = [0.0], {"slow": 0, "quick": 0}
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def work(name, first, then):
+        def advance():
+            clock[0] += then if called[name] else first
+            called[name] += 1
+
+        return advance
+
+    # The first call of the quick one imports something.
+    result = compare({"slow": work("slow", 1.0, 1.0), "quick": work("quick", 0.08, 1e-5)}, repeats=2)
+    assert dict(result) == pytest.approx({"slow": 1.0, "quick": 1e-5})
+    assert called["slow"] == 1 + 2 and called["quick"] > 500
+
+
 def test_the_ratio_is_paired_and_its_interval_is_students():
     ours, peer = (1.0, 2.0, 4.0, 3.0), (2.1, 3.9, 8.4, 6.0)  # drifting together: the pairs say "half"
     result = timing.Comparison({"ours": ours, "peer": peer})

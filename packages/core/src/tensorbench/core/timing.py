@@ -25,6 +25,7 @@ import numpy as np
 _KIB_PER_MIB = 1024.0
 _BYTES_PER_MIB = 1024.0**2
 _SAMPLING_SECONDS = 0.002
+_PLAINLY_SLOW = 20.0  # turns; a first call of something fast may take some, for what it imports or allocates
 
 
 class Interval(NamedTuple):
@@ -295,9 +296,11 @@ def compare(
         raise ValueError(f"repeats {repeats} must be at least 1 and warmup {warmup} at least 0")
     calls: dict[str, int] = {}
     for name in names:
+        took = 0.0
         for _ in range(warmup):
-            rivals[name]()
-        calls[name] = _calls_to_last(rivals[name], min_seconds)
+            took = _seconds(rivals[name], 1)
+        # What is this slow when it warms up is slow, and need not be called once more to find out.
+        calls[name] = 1 if took > _PLAINLY_SLOW * min_seconds else _calls_to_last(rivals[name], min_seconds)
     samples: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
     for turn in range(repeats):

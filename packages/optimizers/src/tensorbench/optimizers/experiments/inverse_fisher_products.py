@@ -76,10 +76,14 @@ def _error(grads: Tensor, damp: float, x: Tensor) -> dict[str, float]:
     return found
 
 
-def _filled(m: int, d: int, g: torch.Generator, damp: float) -> DynamicMFAC:
+def _filled(m: int, d: int, g: torch.Generator, damp: float, period: int = 4096) -> DynamicMFAC:
+    """A full window of gradients that repeat after ``period`` weights: drawn, and multiplied with each other, at once."""
     window = DynamicMFAC(m, d, damp)
-    window.grads.normal_(generator=g)
-    window.dots = (window.grads @ window.grads.T).double()
+    block = torch.randn(m, min(d, period), generator=g)
+    for part in window.grads.split(period, dim=1):
+        part.copy_(block[:, : part.shape[1]])
+    whole, rest = divmod(d, block.shape[1])
+    window.dots = (whole * (block @ block.T) + block[:, :rest] @ block[:, :rest].T).double()
     window.count = m
     return window
 
