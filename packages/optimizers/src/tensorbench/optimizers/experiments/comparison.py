@@ -101,8 +101,8 @@ def compare(
 ) -> None:  # fmt: skip
     """What a comparison's ``run(run)`` does: train as the module's text says, and log. ``options`` go to the optimizer.
 
-    Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, their ``equal_time_…``
-    counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
+    Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, for the latter two parts
+    their ``equal_time_…`` counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
     bytes of parameters), ``steps_to_target`` (first evaluation with at most ``target`` of validation loss),
     ``diverged``; histories of the validation loss by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by
     factor, with ``worst_rise``, how far the test error rises at half or twice the learning rate.
@@ -136,8 +136,9 @@ def compare(
             run.log(steps_to_target=reached[0], time_to_target=reached[0] * ratio)
     affordable = max(1, min(steps, round(steps / ratio)))
     same = affordable >= 0.95 * steps
-    found = final if same else train_once(make, run.seed, name, lr, options, affordable)[1]
-    run.log(equal_time_steps=affordable, **{f"equal_time_{key}": found.get(key, math.nan) for key in losses})
+    found = final if same else train_once(make, run.seed, name, lr, options, affordable, parts=("valid", "test"))[1]
+    unseen = [key for key in losses if not key.startswith("train")]
+    run.log(equal_time_steps=affordable, **{f"equal_time_{key}": found.get(key, math.nan) for key in unseen})
     if run.seed < sensitivity_seeds:
         errors = {}
         for factor in sorted({1.0, *sensitivity}):

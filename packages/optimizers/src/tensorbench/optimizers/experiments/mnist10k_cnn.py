@@ -22,7 +22,7 @@ def run(run: Run) -> None:
     """Train with one optimizer, tuned, at equal steps and at equal time."""
     options = dict(run.method.params)
     batch = options.pop("batch")
-    norm, train = options.pop("norm", "batch"), options.pop("train", None)
+    norm, train, measured = options.pop("norm", "batch"), options.pop("train", None), options.pop("measured", None)
     source = run.dataset.load(run.seed)
     data = images.prepare(
         source,
@@ -31,7 +31,7 @@ def run(run: Run) -> None:
     )
 
     def make(generator: torch.Generator) -> Task:
-        return images.task(images.resnet8(generator, norm=norm), data, generator, batch)
+        return images.task(images.resnet8(generator, norm=norm), data, generator, batch, measured)
 
     compare(run, make, **options)
 

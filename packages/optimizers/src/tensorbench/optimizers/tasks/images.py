@@ -137,13 +137,19 @@ def measure(model: nn.Module, part: Part, chunk: int = 1024) -> tuple[float, flo
     return nats / len(part[0]), wrong / len(part[0])
 
 
-def task(model: nn.Module, images: Images, generator: torch.Generator, size: int = 128) -> Task:
-    """The task of training ``model`` on ``images`` in batches of ``size`` drawn with ``generator``."""
+def task(
+    model: nn.Module, images: Images, generator: torch.Generator, size: int = 128, measured: int | None = None
+) -> Task:
+    """The task of training ``model`` on ``images`` in batches of ``size`` drawn with ``generator``.
+
+    Of each part the first ``measured`` images are evaluated (all by default).
+    """
 
     def evaluate(model: nn.Module, parts: Sequence[str] = PARTS) -> dict[str, float]:
         found: dict[str, float] = {}
         for name in parts:
-            nats, share = measure(model, getattr(images, name))
+            inputs, labels = getattr(images, name)
+            nats, share = measure(model, (inputs[:measured], labels[:measured]))
             found |= {f"{name}_loss": nats, f"{name}_error": share}
         return found
 
