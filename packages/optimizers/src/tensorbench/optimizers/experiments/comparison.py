@@ -101,11 +101,12 @@ def compare(
 ) -> None:  # fmt: skip
     """What a comparison's ``run(run)`` does: train as the module's text says, and log. ``options`` go to the optimizer.
 
-    Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, for the latter two parts
-    their ``equal_time_…`` counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``, ``state_ratio`` (bytes kept over
-    bytes of parameters), ``steps_to_target`` (first evaluation with at most ``target`` of validation loss),
-    ``diverged``; histories of the validation loss by step, and of ``sensitivity_loss`` and ``sensitivity_error`` by
-    factor, with ``worst_rise``, how far the test error rises at half or twice the learning rate.
+    Logged: ``train_loss``, ``valid_loss``, ``test_loss``, errors where the task has classes, for validation and test
+    their ``equal_time_…`` counterparts, ``step_ratio`` (time of a step over AdamW's), ``step_milliseconds``,
+    ``state_ratio`` (bytes kept over bytes of parameters), ``steps_to_target`` (first evaluation with at most ``target``
+    of validation loss), ``diverged``; histories of the validation loss by step, and of ``sensitivity_loss`` and
+    ``sensitivity_error`` by factor, with ``worst_rise``, how far the test error rises at half or twice the learning
+    rate.
     A training that diverged has NaN for its losses.
     """
     name = run.method.uses

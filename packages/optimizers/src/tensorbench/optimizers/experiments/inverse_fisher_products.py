@@ -77,7 +77,7 @@ def _error(grads: Tensor, damp: float, x: Tensor) -> dict[str, float]:
 
 
 def _filled(m: int, d: int, g: torch.Generator, damp: float, period: int = 4096) -> DynamicMFAC:
-    """A full window of gradients that repeat after ``period`` weights: drawn, and multiplied with each other, at once."""
+    """A full window of gradients that repeat after ``period`` weights: soon drawn and multiplied with each other."""
     window = DynamicMFAC(m, d, damp)
     block = torch.randn(m, min(d, period), generator=g)
     for part in window.grads.split(period, dim=1):
