@@ -16,7 +16,7 @@ from tensorbench.decomposition.structure.hosv import hosv
 
 BUNDLED = {
     "indian_pines": (145, 145, 200),
-    "kinetic": (64, 12, 10, 60),
+    "kinetic": (63, 12, 10, 60),
     "il2_response": (13, 4, 12, 8),
     "astronaut": (512, 512, 3),
     "camera": (512, 512),
@@ -127,3 +127,20 @@ def test_the_real_mushrooms():
 def test_bad_parameters_are_refused(name, params, message):
     with pytest.raises(ValueError, match=message):
         data.load(name, **params)
+
+
+def test_missing_cells_of_kinetic_are_no_zeros():
+    holes = tensors.kinetic(seed=0, missing="nan")
+    whole = tensors.kinetic(seed=0)
+    assert holes.shape == (64, 12, 10, 60) and np.isnan(holes).sum() == 1754 and np.isnan(holes[27]).sum() == 1561
+    rest = np.delete(holes, 27, axis=0)
+    known = ~np.isnan(rest)
+    assert np.array_equal(whole[known], rest[known]) and (~known).sum() == 193
+    # Filled cells lie between what was measured before and after (or are the nearest at an end).
+    for cell in np.argwhere(~known):
+        fibre, at = rest[tuple(cell[:3])], cell[3]
+        times = np.flatnonzero(~np.isnan(fibre))
+        around = [*times[times < at][-1:], *times[times > at][:1]]
+        assert min(fibre[around]) <= whole[tuple(cell)] <= max(fibre[around])
+    with pytest.raises(ValueError, match="did you mean 'fill'"):
+        tensors.kinetic(seed=0, missing="fil")

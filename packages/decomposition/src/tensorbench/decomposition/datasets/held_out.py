@@ -79,7 +79,8 @@ def measured_tensor(*, seed: int, tensor: str, thin: Sequence[int] = (), shrink:
     loaders = {name: getattr(tensors, name) for name in ("indian_pines", "kinetic", "il2_response", "astronaut")}
     if tensor not in loaders:
         raise ValueError(unknown("tensor", tensor, loaders))
-    array = loaders[tensor](seed=0, **({"shrink": shrink} if tensor == "astronaut" else {}))
+    options = {"astronaut": {"shrink": shrink}, "kinetic": {"missing": "nan"}}
+    array = loaders[tensor](seed=0, **options.get(tensor, {}))
     if thin and (len(thin) != array.ndim or any(isinstance(k, bool) or int(k) != k or k < 1 for k in thin)):
         raise ValueError(f"thin {list(thin)} must be one whole number >= 1 for each of the {array.ndim} modes")
     return split(array[tuple(slice(None, None, k) for k in thin)], seed)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorbench.core.data import File, dataset
+from tensorbench.core.errors import unknown
 
 if TYPE_CHECKING:
     from tensorbench.decomposition.linalg import COO
@@ -58,17 +59,37 @@ def indian_pines(*, seed: int) -> np.ndarray:
     return np.asarray(load_indian_pines().tensor, dtype=np.float64)
 
 
+_ABORTED = 27  # this measurement of Kinetic broke off: 1561 of its 7200 cells are missing
+
+
 @dataset(
     title="Kinetic fluorescence, 64 × 12 × 10 × 60",
     source="Nikolajsen, Booksh, Hansen, Bro (2003), as in tensorly",
     licence="free for public use, see the source",
     library="tensorly",
 )
-def kinetic(*, seed: int) -> np.ndarray:
-    """Measurement × emission × excitation × time; no cell is missing in this array (tensorly has a mask beside it)."""
+def kinetic(*, seed: int, missing: str = "fill") -> np.ndarray:
+    """Measurement × emission × excitation × time. 1,754 cells are missing; tensorly has 0 there and a mask beside it.
+
+    ``missing="nan"``: all 64 measurements, ``nan`` in these cells. ``"fill"``, for methods that need all cells: the
+    63 measurements without the one that broke off, whose other 193 missing cells are interpolated along time.
+    """
     from tensorly.datasets import load_kinetic
 
-    return np.asarray(load_kinetic().tensor, dtype=np.float64)
+    if missing not in ("fill", "nan"):
+        raise ValueError(unknown("way with missing cells", missing, ("fill", "nan")))
+    loaded = load_kinetic()
+    array = np.array(loaded.tensor, dtype=np.float64)
+    array[np.asarray(loaded.missing_values_position, dtype=bool)] = np.nan
+    if missing == "nan":
+        return array
+    array = np.ascontiguousarray(np.delete(array, _ABORTED, axis=0))
+    times = np.arange(array.shape[-1])
+    for fibre in array.reshape(-1, len(times)):  # a view: what is written stays
+        absent = np.isnan(fibre)
+        if absent.any():
+            fibre[absent] = np.interp(times[absent], times[~absent], fibre[~absent])
+    return array
 
 
 @dataset(

@@ -221,4 +221,4 @@ def _measured_figure(records: pd.DataFrame) -> Figure:
     return fig
 
 
-TITLES = {"kinetic": "Kinetic, 64 × 12 × 10 × 60", "il2": "IL2, 13 × 4 × 12 × 8"}
+TITLES = {"kinetic": "Kinetic, 63 × 12 × 10 × 60", "il2": "IL2, 13 × 4 × 12 × 8"}
