@@ -130,8 +130,10 @@ def planted_family(*, seed: int, cases: dict[str, dict], noise: float = 0.0) -> 
     library="tensorly",
 )
 def kinetic_and_il2(*, seed: int) -> dict[str, np.ndarray]:
-    """Two measured order-4 tensors, 63 x 12 x 10 x 60 (see :func:`~.tensors.kinetic`) and 13 x 4 x 12 x 8. Missing cells
-    of the second (3.8 %) take the mean over its first mode (that of the tensor where the whole fibre is missing)."""
+    """Two measured order-4 tensors, 63 x 12 x 10 x 60 (see :func:`~.tensors.kinetic`) and 13 x 4 x 12 x 8.
+
+    Missing cells of the second (3.8 %) take the mean over its first mode (that of the tensor where a fibre is missing).
+    """
     from tensorbench.decomposition.datasets.tensors import il2_response, kinetic
 
     il2 = il2_response(seed=0)
