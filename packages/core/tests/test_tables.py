@@ -67,6 +67,9 @@ def test_a_number_reads_back_to_what_it_was(mantissa, exponent):
         ("1.2×10⁻¹⁵", r"$1.2 \times 10^{-15}$"),
         ("(1.2 ± 0.3)×10⁻¹⁵", r"$(1.2 \pm 0.3) \times 10^{-15}$"),
         ("0.371 ± 0.004", r"$0.371 \pm 0.004$"),
+        ("0.051–0.12", "0.051--0.12"),
+        ("(−1.5 to −1.2)×10⁻⁵", r"$(-1.5\mbox{ to }-1.2) \times 10^{-5}$"),
+        ("−4.2 to −4.0", "$-4.2$ to $-4.0$"),
         ("−0.5", "$-0.5$"),
         ("50 % of a_b & c#1 {x} ~ ^ $", r"50 \% of a\_b \& c\#1 \{x\} \textasciitilde{} \textasciicircum{} \$"),
         ("C:\\x ≤ 3", r"C:\textbackslash{}x $\le$ 3"),
@@ -116,6 +119,32 @@ def test_a_cell_carries_the_interval_behind_its_text():
     cell = build(records({("x", "a"): [1.0, 2.0, 3.0]})).rows[0][1]
     assert cell.text == "2 ± 2"
     assert (cell.value, cell.low, cell.high) == pytest.approx((2, 2 - 2.484, 2 + 2.484), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (8.12, 9.43, "8.1–9.4"),
+        (0.0512, 0.1204, "0.051–0.12"),
+        (4.521, 4.539, "4.52–4.54"),  # two digits would read the same
+        (4.5210, 4.5211, "4.52"),
+        (1344, 2988, "1344–2988"),
+        (6, 6, "6"),
+        (-4.21, -4.02, "−4.2 to −4.0"),
+        (-0.2, 0.3, "−0.20 to 0.30"),
+        (1.21e-5, 1.52e-5, "(1.2–1.5)×10⁻⁵"),
+        (9.1e-5, 1.2e-4, "9.1×10⁻⁵–1.2×10⁻⁴"),
+        (-1.52e-5, -1.21e-5, "(−1.5 to −1.2)×10⁻⁵"),
+    ],
+)
+def test_two_values_show_themselves(low, high, text):
+    assert tables.span(low, high) == text
+
+
+def test_of_two_seeds_the_cell_shows_both_values_and_no_interval():
+    cell = build(records({("x", "a"): [12.0, 4.0]})).rows[0][1]
+    assert (cell.text, cell.value, cell.low, cell.high) == ("4–12", 8, 4, 12)  # the interval would be 8 ± 51
+    assert build(records({("x", "a"): [1.0, 1.0]})).rows[0][1].text == "1"
 
 
 def test_nan_wins_nothing_and_says_so_and_absent_runs_are_dashes():
@@ -202,9 +231,9 @@ def test_the_four_files(tmp_path):
     assert float(rows[0]["mean"]) == pytest.approx(1.6e-7, rel=1e-12)
     lines = paths[1].read_text().splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert "**(1.6 ± 1.3)×10⁻⁷**" in lines[2]
+    assert "**(1.5–1.7)×10⁻⁷**" in lines[2]
     tex = paths[2].read_text()
-    assert r"{\boldmath\textbf{$(1.6 \pm 1.3) \times 10^{-7}$}} \\" in tex
+    assert r"{\boldmath\textbf{$(1.5\mbox{--}1.7) \times 10^{-7}$}} \\" in tex
     assert tex.count("{") == tex.count("}")
     assert (r"\toprule" in tex, r"\midrule" in tex, r"\bottomrule" in tex) == (True, True, True)
     data = json.loads(paths[3].read_text())

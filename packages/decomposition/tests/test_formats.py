@@ -10,7 +10,10 @@ import torch
 
 from tensorbench.decomposition import formats
 from tensorbench.decomposition.formats import CP, TR, TT, Tucker
+from tensorbench.decomposition.functional.chebtuck import ChebTucker
+from tensorbench.decomposition.functional.chebyshev import chebpts
 from tensorbench.decomposition.functional.multiple import MultipleTensor
+from tensorbench.decomposition.network import TensorNetwork, random_network, structure_matrix
 
 
 def _examples():
@@ -133,13 +136,99 @@ def test_bad_shapes_teach(build, message):
         build()
 
 
-def test_a_process_that_knows_the_classical_formats_only_loads_the_multiple_format(tmp_path):
-    MultipleTensor.random((3, 4, 5), (2, 3, 2)).save(tmp_path / "t.npz")
+def _others():
+    rng = np.random.default_rng(0)
+    core, coeffs = rng.normal(size=(2, 3, 1)), tuple(rng.normal(size=s) for s in ((4, 2), (5, 3), (1, 1)))
+    return {
+        "multiple": MultipleTensor.random((3, 4, 5), (2, 3, 2)),
+        "chebtuck": ChebTucker(core, coeffs, [[-1, 2], [0, 1], [-3, -1]]),
+        "network": random_network(structure_matrix((3, 4, 2, 5), 2), rng),
+    }
+
+
+OTHERS = _others()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_formats_are_saved_and_loaded_alike(name, tmp_path):
+    x = OTHERS[name]
+    x.save(tmp_path / "x.npz")
+    for back in (formats.load(tmp_path / "x.npz"), type(x).load(tmp_path / "x.npz")):
+        assert type(back) is type(x) and back.shape == x.shape == tuple(x.full().shape)
+        assert back.num_params() == x.num_params()
+        np.testing.assert_array_equal(np.asarray(back.full()), np.asarray(x.full()))
+    with pytest.raises(ValueError, match=f"holds a {x.kind} tensor, not cp"):
+        CP.load(tmp_path / "x.npz")
+
+
+def test_chebyshev_tucker_is_the_tucker_tensor_of_its_values_at_the_nodes():
+    x = OTHERS["chebtuck"]
+    nodes = [chebpts(m, *ends) if m > 1 else np.array([-2.0]) for m, ends in zip(x.shape, x.domain, strict=True)]
+    theirs = x.to_tensorly()
+    np.testing.assert_allclose(x.full(), x.grid(*nodes), atol=1e-12)
+    np.testing.assert_allclose(tl.tucker_to_tensor(theirs), x.full(), atol=1e-12)
+    back = ChebTucker.from_tensorly(theirs, x.domain)
+    points = x.domain[:, 0] + np.ptp(x.domain, axis=1) * np.random.default_rng(1).random((20, 3))
+    np.testing.assert_allclose(back(points), x(points), atol=1e-12)
+    assert x.num_params() == x.storage == 6 + 8 + 15 + 1
+    with pytest.raises(ValueError, match="rank 3 of variable 0 exceeds its 2"):
+        ChebTucker.from_tensorly((np.ones((3, 2)), [np.ones((2, 3)), np.ones((4, 2))]))
+
+
+def test_multiple_is_a_ring_for_tensorly_at_order_3():
+    x = OTHERS["multiple"]
+    np.testing.assert_allclose(tl.tr_tensor.tr_to_tensor(x.to_tensorly()), x.full(), atol=1e-12)
+    for name in ("cp", "tucker", "tt", "tr"):
+        back = MultipleTensor.from_tensorly(EXAMPLES[name].to_tensorly())
+        np.testing.assert_allclose(back.full(), EXAMPLES[name].full(), atol=1e-12)
+    four = MultipleTensor.random((2, 3, 2, 3), (2, 1, 2, 1))
+    with pytest.raises(ValueError, match=r"only at order 3 .* order 4: to_tucker"):
+        four.to_tensorly()
+    np.testing.assert_allclose(tl.tucker_to_tensor(four.to_tucker().to_tensorly()), four.full(), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "dense"), (("cp", tl.tucker_to_tensor), ("tucker", tl.tucker_to_tensor),
+                                             ("tt", tl.tt_to_tensor), ("tr", tl.tr_tensor.tr_to_tensor)))  # fmt: skip
+def test_networks_that_tensorly_has_a_format_for(name, dense):
+    network = TensorNetwork.from_tensorly(EXAMPLES[name].to_tensorly())
+    theirs = network.to_tensorly()
+    expected = EXAMPLES[name].full().numpy()
+    np.testing.assert_allclose(np.reshape(network.full(), expected.shape), expected, atol=1e-12)
+    np.testing.assert_allclose(dense(theirs), expected, atol=1e-12)
+
+
+def test_networks_that_tensorly_has_no_format_for():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="no format for other graphs"):
+        OTHERS["network"].to_tensorly()
+    train = TensorNetwork.from_tensorly(TT(tuple(rng.normal(size=s) for s in ((1, 3, 2), (2, 4, 3), (3, 2, 2),
+                                                                             (2, 5, 1)))).to_tensorly())  # fmt: skip
+    shuffled = train.permute([2, 0, 3, 1])
+    with pytest.raises(ValueError, match=r"train through the modes .* permute\(\[1, 3, 0, 2\]\) first"):
+        shuffled.to_tensorly()
+    ordered = shuffled.permute([1, 3, 0, 2])
+    np.testing.assert_allclose(tl.tt_to_tensor(ordered.to_tensorly()), train.full(), atol=1e-12)
+    with pytest.raises(ValueError, match="ndarray is no tensorly"):
+        TensorNetwork.from_tensorly(np.ones(3))
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(2))
+    with pytest.raises(ValueError, match="does not say which format"):
+        formats.load(tmp_path / "x.npz")
+    np.savez(tmp_path / "y.npz", kind="tukcer")
+    with pytest.raises(ValueError, match="tucker"):
+        formats.load(tmp_path / "y.npz")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_process_that_knows_the_classical_formats_only_loads_the_others(name, tmp_path):
+    OTHERS[name].save(tmp_path / "t.npz")
     program = "import sys; from tensorbench.decomposition import formats; print(formats.load(sys.argv[1]).kind)"
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "t.npz")], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "multiple"
+    assert done.stdout.strip() == name
 
 
 def test_loading_another_format_is_refused(tmp_path):

@@ -139,7 +139,7 @@ def test_scattered_points_in_batches():
 @pytest.mark.parametrize(("kind", "ranks"), (("multiple", (2, 2, 2)), ("tucker", (3, 3, 2))))
 def test_pals_on_networks_descends_and_keeps_the_bound(kind, ranks):
     X = smooth((8, 9, 4))
-    options = SMALL | {"optimizer": "pals", "steps": 300, "lr": 2e-3, "holdout": 0.0}
+    options = SMALL | {"optimizer": "pals", "steps": 300, "lr": 2e-3, "holdout": 0.0, "weight_decay": 0.0}
     model = IMTD(ranks, model=kind, rho=1e-3, dtype=torch.float64, **options).fit(X)
     monitor = model.monitor
     assert (np.diff(monitor.objective) <= 0).all() and monitor.objective[-1] < 0.2 * monitor.objective[0]
@@ -147,6 +147,16 @@ def test_pals_on_networks_descends_and_keeps_the_bound(kind, ranks):
     assert len(monitor.stationarity) == len(monitor.moved) == len(monitor.objective) - 1
     stiff = IMTD(ranks, model=kind, rho=1e9, dtype=torch.float64, **options | {"steps": 60}).fit(X)
     assert sum(stiff.monitor.moved) < 1e-6  # rho to infinity freezes the networks
+
+
+def test_pals_off_the_grid():
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 3)) * [2, 1, 1]
+    y = np.sin(2 * x[:, 0]) * x[:, 1] + x[:, 2]
+    options = SMALL | {"optimizer": "pals", "steps": 600, "weight_decay": None, "dtype": torch.float64}
+    model = IMTD((2, 2, 2), **options).fit_points(x[:250], y[:250], domain=[(0, 2), (0, 1), (0, 1)])
+    assert (np.diff(model.monitor.objective) <= 0).all() and 0 < model.monitor.bound_used(1e-3) <= 1
+    assert np.sqrt(np.mean((model.predict(x[250:]) - y[250:]) ** 2)) < 0.2 * y.std()
 
 
 def test_a_sphere_from_its_points_and_normals():
@@ -205,6 +215,9 @@ POINTS = np.random.default_rng(0).random((20, 3))
         (lambda: IMTD((1, 1), model="cp").fit(CUBE), "one rank"),
         (lambda: IMTD((1, 1, 1), model="multipel"), "did you mean|unknown model"),
         (lambda: IMTD((1, 1, 1), optimizer="sgd"), "optimizer"),
+        (lambda: IMTD((1, 1, 1), optimizer="pals", weight_decay=0.1), "weight_decay 0.1 are Adam's"),
+        (lambda: IMTD((1, 1, 1), optimizer="pals", batch=8), "batch 8"),
+        (lambda: IMTD((1, 1, 1), optimizer="pals").fit_surface(POINTS), "no descent can be checked"),
         (lambda: IMTD((1, 1, 1), steps=0), "steps 0"),
         (lambda: IMTD((1, 1, 1), sparse=0.0), "sparse 0.0"),
         (lambda: IMTD((1, 1, 1)).fit(CUBE * np.nan), "NaN"),

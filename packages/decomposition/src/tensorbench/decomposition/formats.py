@@ -10,6 +10,8 @@ column-major: permute before comparing unfoldings with theirs.
     TT      T[i1..im]  =  G1[0, i1, :] G2[:, i2, :] ... Gm[:, im, 0]
     TR      T[i1..im]  =  trace(G1[:, i1, :] G2[:, i2, :] ... Gm[:, im, :])
 
+MultipleTensor, ChebTucker and TensorNetwork, in modules of their own, are saved and loaded in the same way.
+
 The entries are torch tensors; NumPy arrays are accepted and become float64 tensors unless a dtype is named by the
 arrays themselves (float32 stays float32). Containers are immutable; `save` writes an .npz that needs no pickle.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -40,7 +43,7 @@ def as_tensor(x: ArrayLike) -> Tensor:
 
 
 class _Format:
-    """What the four formats share; a subclass names its arrays in `arrays()` and rebuilds itself in `from_arrays`."""
+    """What all formats share; a subclass names its arrays in `arrays()` and rebuilds itself in `from_arrays`."""
 
     kind: ClassVar[str]
 
@@ -286,16 +289,27 @@ class TT(TR):
 
 
 _KINDS: dict[str, type[_Format]] = {cls.kind: cls for cls in (CP, Tucker, TT, TR)}
+_ELSEWHERE = {  # formats that add themselves to _KINDS when their module is imported
+    "multiple": "tensorbench.decomposition.functional.multiple",
+    "chebtuck": "tensorbench.decomposition.functional.chebtuck",
+    "network": "tensorbench.decomposition.network.container",
+}
 
 
 def load(path: str | Path) -> _Format:
-    """Read any format that `save` wrote."""
+    """Read any format that `save` wrote.
+
+    Raises:
+        ValueError: a file that no `save` of a format wrote, or of a kind that is not known.
+    """
     with np.load(path, allow_pickle=False) as file:
+        if "kind" not in file:
+            raise ValueError(f"{path} does not say which format it holds; load reads what a format's save wrote")
         kind = str(file["kind"])
-        if kind == "multiple":
-            from .functional import multiple  # noqa: F401  # adds itself to _KINDS
+        if kind in _ELSEWHERE:
+            import_module(_ELSEWHERE[kind])
         if kind not in _KINDS:
-            raise ValueError(unknown("tensor format", kind, list(_KINDS)))
+            raise ValueError(unknown("tensor format", kind, [*_KINDS, *_ELSEWHERE]))
         return _KINDS[kind].from_arrays([file[f"array{k}"] for k in range(int(file["count"]))])
 
 

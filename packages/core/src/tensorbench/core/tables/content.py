@@ -12,9 +12,10 @@ import pandas as pd
 
 from tensorbench.core.claims.statistics import mean_interval
 from tensorbench.core.plotting.labels import label
-from tensorbench.core.tables.numbers import interval, number
+from tensorbench.core.tables.numbers import interval, number, span
 
 _WIDE = 6  # columns of numbers that fit the paper's width beside each other
+_PAIR = 2  # values too few for an interval: shown themselves
 _ARROWS = {"minimize": " ↓", "maximize": " ↑"}
 
 
@@ -56,7 +57,10 @@ def experiment_table(
     trials: Mapping[str, int] | None = None,
     jobs: Collection[tuple[str, str]] | None = None,
 ) -> Table:
-    """Mean ± half the 95 % interval over seeds for every method, dataset and metric.
+    """Mean ± half the 95 % interval over seeds for every method, dataset and metric; of two seeds both values.
+
+    With two values Student's interval is 12.7 times their half distance wide on each side: it would say nothing, and
+    the mean's digits would be rounded away with it.
 
     ``metrics`` says ``minimize`` or ``maximize`` for each metric; the best mean of each dataset and metric is bold
     (all of those that read the same, none if all do). Boolean metrics count the runs in which they are true. A run
@@ -125,7 +129,10 @@ def _with_trials(table: Table, methods: list[str], tuned: Mapping[str, int] | No
 def _summary(
     records: pd.DataFrame, datasets: Sequence[str], methods: Sequence[str], metrics: Mapping[str, str]
 ) -> pd.DataFrame:
-    """One row per dataset, method and metric; ``nan`` counts the runs without a finite number."""
+    """One row per dataset, method and metric; ``nan`` counts the runs without a finite number.
+
+    ``low`` and ``high`` are the ends of the interval, of two seeds the two values.
+    """
     columns = ["dataset", "method", "metric", "mean", "low", "high", "seeds", "nan", "boolean", "best"]
     groups = dict(list(records.groupby(["dataset", "method"], sort=False))) if len(records) else {}
     rows = []
@@ -143,7 +150,9 @@ def _summary(
                 if lost or boolean:
                     mean, low, high = (float(finite.mean()) if boolean and not lost else None), None, None
                 else:
-                    mean, low, high, _ = mean_interval(finite)
+                    mean, low, high, count = mean_interval(finite)
+                    if count == _PAIR:
+                        low, high = float(finite.min()), float(finite.max())
                 rows.append((dataset, method, metric, mean, low, high, values.size, lost, boolean, False))
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"mean": float, "low": float, "high": float, "best": bool})
@@ -176,6 +185,8 @@ def _text(row: pd.Series) -> str:
         return f"NaN in {row['nan']}/{row['seeds']}"
     if row["boolean"]:
         return f"{round(row['mean'] * row['seeds'])}/{row['seeds']}"
+    if row["seeds"] == _PAIR:
+        return span(row["low"], row["high"])
     return number(row["mean"], (row["high"] - row["low"]) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Numbers for people: ``0.371 ± 0.004``, ``(1.2 ± 0.3)×10⁻¹⁵``, ``12 345``: as many digits as mean something."""
+"""Numbers for people: ``0.371 ± 0.004``, ``(1.2 ± 0.3)×10⁻¹⁵``, ``8.1–9.4``: as many digits as mean something."""
 
 from __future__ import annotations
 
@@ -52,6 +52,24 @@ def number(value: float | None, half: float | None = None, *, digits: int = 3) -
     return f"({text}){power}" if "±" in text else text + power
 
 
+def span(low: float, high: float) -> str:
+    """``0.051–0.12``: both ends to two significant digits (three where two read the same), one number where they agree.
+
+    Whole numbers stay whole; a power of ten that both ends have stands once; a negative end takes " to " for the dash.
+    """
+    for digits in (2, 3):
+        first, last = number(low, digits=digits), number(high, digits=digits)
+        if first != last:
+            break
+    else:
+        return number((low + high) / 2)
+    (one, *power), (other, *same) = first.split("×"), last.split("×")
+    joined = " to " if "−" in one + other else "–"
+    if power and power == same:
+        return f"({one}{joined}{other})×{power[0]}"
+    return f"{first}{joined}{last}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """``[0.410, 0.600]``, and no text at all where there is no interval (an end is None or NaN)."""
     if any(end is None or math.isnan(end) for end in (low, high)):
@@ -76,7 +94,7 @@ def _grouped(text: str) -> str:
 
 _DIGITS = r"\d[\d\u2009.]*"
 _TEX_NUMBER = re.compile(
-    rf"\(?[−-]?{_DIGITS}(?: ± {_DIGITS})?\)?×10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|[−-]?{_DIGITS} ± {_DIGITS}|−{_DIGITS}"
+    rf"\(?[−-]?{_DIGITS}(?:(?: ± |–| to )[−-]?{_DIGITS})?\)?×10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|[−-]?{_DIGITS} ± {_DIGITS}|−{_DIGITS}"
 )
 _FROM_SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _TEX = {
@@ -104,7 +122,8 @@ def _escape(text: str) -> str:
 
 def _math(text: str) -> str:
     text = re.sub("10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)$", lambda m: f"10^{{{m.group(1).translate(_FROM_SUPERSCRIPT)}}}", text)
-    for sign, command in (("×", r" \times "), (" ± ", r" \pm "), ("−", "-"), (_THIN, r"\,")):
+    between = (("–", r"\mbox{--}"), (" to ", r"\mbox{ to }"))
+    for sign, command in (("×", r" \times "), (" ± ", r" \pm "), *between, ("−", "-"), (_THIN, r"\,")):
         text = text.replace(sign, command)
     return f"${text}$"
 

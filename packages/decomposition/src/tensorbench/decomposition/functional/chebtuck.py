@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from tensorbench.decomposition.formats import Tucker
+from tensorbench.decomposition.formats import _KINDS, Tucker, _Format
 from tensorbench.decomposition.functional import chebyshev
 from tensorbench.decomposition.functional.truncation import hosvd_tol
 from tensorbench.decomposition.linalg import multiply
@@ -44,7 +47,7 @@ def as_domain(domain: object, d: int) -> Float[np.ndarray, "d 2"]:
 
 
 @dataclass(frozen=True, eq=False)
-class ChebTucker:
+class ChebTucker(_Format):
     """A function on a box in Chebyshev-Tucker format; immutable, every operation gives a new one.
 
     ``core`` (r_1, ..., r_d), ``coeffs`` one (m_k, r_k) matrix of coefficients per variable, ``domain`` (d, 2).
@@ -55,6 +58,7 @@ class ChebTucker:
     core: Float[np.ndarray, "*ranks"]
     coeffs: tuple[Float[np.ndarray, "_ _"], ...]
     domain: Float[np.ndarray, "d 2"]
+    kind: ClassVar[str] = "chebtuck"
 
     def __post_init__(self) -> None:
         core = np.asarray(self.core, dtype=np.float64)
@@ -97,6 +101,55 @@ class ChebTucker:
     def storage(self) -> int:
         """How many numbers are stored: Π r_k + Σ m_k r_k."""
         return self.core.size + sum(V.size for V in self.coeffs)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of Chebyshev nodes (and coefficients) of each variable."""
+        return tuple(len(V) for V in self.coeffs)
+
+    def num_params(self) -> int:
+        """As :attr:`storage`: the ends of the box are not counted."""
+        return self.storage
+
+    # --- interchange -------------------------------------------------------------------------------------------------
+
+    def arrays(self) -> list[Tensor]:
+        return [torch.from_numpy(array) for array in (self.core, *self.coeffs, self.domain)]
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Any]) -> ChebTucker:
+        core, *coeffs, domain = map(np.asarray, arrays)
+        return cls(core, tuple(coeffs), domain)
+
+    def to_tucker(self) -> Tucker:
+        """The values at the Chebyshev nodes of every variable (:func:`.chebyshev.chebpts`; a single one is the centre).
+
+        They say the whole function, and :meth:`from_tucker` is the way back. On another grid: :meth:`to_grid_tucker`.
+        """
+        return Tucker(self.core, tuple(_at_nodes(V, chebyshev.coeffs2vals) for V in self.coeffs))
+
+    @classmethod
+    def from_tucker(cls, tensor: Tucker, domain: object = None) -> ChebTucker:
+        """The function with these values at the Chebyshev nodes of the box, [-1, 1]^d by default.
+
+        Raises ValueError for ranks above the number of nodes, values that are not finite, and an empty box.
+        """
+        factors = [factor.detach().cpu().numpy() for factor in tensor.factors]
+        coeffs = tuple(_at_nodes(factor, chebyshev.vals2coeffs) for factor in factors)
+        return cls(tensor.core.detach().cpu().numpy(), coeffs, domain)  # type: ignore[arg-type]
+
+    def full(self) -> Float[Tensor, "*shape"]:
+        """The values on the tensor grid of the Chebyshev nodes, Π m_k of them."""
+        return self.to_tucker().full()
+
+    def to_tensorly(self) -> Any:
+        """:meth:`to_tucker` as a `tensorly.tucker_tensor.TuckerTensor`; the box is not part of it."""
+        return self.to_tucker().to_tensorly()
+
+    @classmethod
+    def from_tensorly(cls, tensor: Any, domain: object = None) -> ChebTucker:
+        """From a tensorly Tucker tensor or any pair (core, factors) of values at the nodes; see :meth:`from_tucker`."""
+        return cls.from_tucker(Tucker.from_tensorly(tensor), domain)
 
     # --- values ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +308,14 @@ class ChebTucker:
     def _same_box(self, other: ChebTucker) -> None:
         if self.domain.shape != other.domain.shape or not np.allclose(self.domain, other.domain, rtol=1e-14, atol=0):
             raise ValueError(f"boxes {self.domain.tolist()} and {other.domain.tolist()} differ; use one box")
+
+
+_KINDS[ChebTucker.kind] = ChebTucker  # so that formats.load reads it too
+
+
+def _at_nodes(columns: Float[np.ndarray, "m _"], transform: Any) -> Float[np.ndarray, "m _"]:
+    """Coefficients to values or back; a single one is a constant, for which there are no nodes to transform between."""
+    return columns if len(columns) == 1 else np.ascontiguousarray(transform(columns))
 
 
 def _expand(core: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:

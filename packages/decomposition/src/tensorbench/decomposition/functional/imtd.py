@@ -6,7 +6,8 @@ LRTFR (arXiv 2212.00262), with ``model="cp"`` a CP of networks; all else is shar
 
     adam    all networks at once on |M ∘ (f − X)|_F (not squared) with weight decay
     pals    the networks in turn: K Adam steps on ½ mean (M ∘ (f − X))² + ½ ρ |θ_n − θ_n,old|², taken only if this
-            falls. Then F_old − F_new ≥ ½ ρ |Δθ_n|² and Σ |Δθ|² ≤ 2 (F_0 − F_end) / ρ, as for exact blocks.
+            falls. Then F_old − F_new ≥ ½ ρ |Δθ_n|² and Σ |Δθ|² ≤ 2 (F_0 − F_end) / ρ, as for exact blocks. F is of
+            all cells or points and without weight decay, or neither bound would say anything about it.
 
 Values are standardised by the mean and deviation of what is observed. A part of the observed cells is held out; the
 networks of the step with the lowest error on it are kept (early stopping, which is what regularises the fit).
@@ -42,13 +43,17 @@ class IMTD:
         model: ``multiple``, ``tucker`` (LRTFR) or ``cp``.
         width, depth, omega0: of the networks of sines; ``omega0`` one number or one per mode.
         steps: of Adam; with pals, sweeps are ``steps / (inner_steps · blocks)``.
-        lr, weight_decay: of Adam (the learning rate falls along a cosine).
+        lr: of Adam; it falls along a cosine (with pals it stays).
+        weight_decay: of Adam, 0.3 unless said; pals has none.
         holdout: share of the observed cells for early stopping, unless they are given; 0 keeps the last step.
-        evaluate_every: steps between looks at the held-out cells.
+        evaluate_every: steps between looks at the held-out cells; pals looks after every sweep.
         sparse: threshold of an l1 term on a sparse part S of X = f + S + noise, in units of the data's deviation.
-        batch: scattered points per step; None takes all.
-        optimizer: ``adam`` or ``pals``; ``rho`` and ``inner_steps`` belong to pals.
+        batch: scattered points per step; None takes all, as pals always does.
+        optimizer: ``adam``, or ``pals`` for ``fit`` and ``fit_points``; ``rho`` and ``inner_steps`` belong to pals.
         dtype, device: of the networks.
+
+    Raises:
+        ValueError: an unknown model or optimizer, numbers out of range, weight decay or a batch for pals.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class IMTD:
         omega0: float | Sequence[float] = 10.0,
         steps: int = 1000,
         lr: float = 3e-3,
-        weight_decay: float = 0.3,
+        weight_decay: float | None = None,
         holdout: float = 0.05,
         evaluate_every: int = 20,
         sparse: float | None = None,
@@ -77,6 +82,13 @@ class IMTD:
             raise ValueError(unknown("model", model, list(MODELS)))
         if optimizer not in ("adam", "pals"):
             raise ValueError(unknown("optimizer", optimizer, ["adam", "pals"]))
+        if optimizer == "pals" and (batch is not None or weight_decay):
+            raise ValueError(
+                f"pals descends on the plain loss of all points; batch {batch} and weight_decay {weight_decay} are "
+                "Adam's: leave them out or take optimizer='adam'"
+            )
+        if weight_decay is None:
+            weight_decay = 0.3 if optimizer == "adam" else 0.0
         if steps < 1 or lr <= 0 or weight_decay < 0 or rho <= 0 or inner_steps < 1 or not 0 <= holdout < 1:
             raise ValueError(
                 f"steps {steps} and inner_steps {inner_steps} >= 1, lr {lr} and rho {rho} > 0, weight_decay "
@@ -198,8 +210,17 @@ class IMTD:
 
         The loss is mean |f| + mean |∇f − normal| on the points, ``eikonal`` · mean ||∇f| − 1| and ``away`` ·
         mean exp(−20 |f|) in the box around them, which is ``margin`` wider than the cloud. Without normals the sign is
-        arbitrary. Distances are in the units of the points.
+        arbitrary. Distances are in the units of the points. Always Adam, on points drawn anew for every step, without
+        weight decay and without early stopping.
+
+        Raises:
+            ValueError: ``optimizer="pals"``, fewer than 10 points, points or normals not finite or of other shapes.
         """
+        if self.optimizer == "pals":
+            raise ValueError(
+                "a surface is fitted to points drawn anew for every step, on which no descent can be checked as pals "
+                "needs it; take optimizer='adam'"
+            )
         points = np.asarray(points, dtype=np.float64)
         if points.ndim != 2 or len(points) < FEWEST_POINTS or not np.isfinite(points).all():
             raise ValueError(f"points of shape {points.shape} must be at least {FEWEST_POINTS} finite rows")

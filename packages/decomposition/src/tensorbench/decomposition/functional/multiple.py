@@ -169,6 +169,31 @@ class MultipleTensor(_Format):
             factors.append(_spread(matrix.reshape(core.shape[1], -1), n, tuple(sorted((left, right))), short))
         return cls(tuple(factors))
 
+    def to_tensorly(self) -> Any:
+        """At order 3 the ring that it is, as a `tensorly.tr_tensor.TRTensor`.
+
+        Raises:
+            ValueError: another order, for which TensorLy has no such format.
+        """
+        if len(self.factors) != 3:
+            raise ValueError(
+                f"TensorLy has no Multiple format, and only at order 3 is it a ring; this tensor has order "
+                f"{len(self.factors)}: to_tucker().to_tensorly() holds the same tensor"
+            )
+        return self.to_ring().to_tensorly()
+
+    @classmethod
+    def from_tensorly(cls, tensor: Any) -> MultipleTensor:
+        """The same tensor from a tensorly CP, Tucker, TT or TR tensor of order at least 3."""
+        from tensorly.cp_tensor import CPTensor
+        from tensorly.tucker_tensor import TuckerTensor
+
+        if isinstance(tensor, CPTensor):
+            return cls.from_cp(CP.from_tensorly(tensor))
+        if isinstance(tensor, TuckerTensor):
+            return cls.from_tucker(Tucker.from_tensorly(tensor))
+        return cls.from_tt(TR.from_tensorly(tensor))
+
     def to_ring(self) -> TR:
         """The tensor ring that a Multiple tensor of order 3 is."""
         if len(self.factors) != 3:

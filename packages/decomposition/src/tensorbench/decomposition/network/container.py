@@ -12,16 +12,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import numpy as np
 import opt_einsum
+from torch import Tensor
+
+from tensorbench.decomposition.formats import _KINDS, _Format, as_tensor
 
 
 @dataclass(frozen=True)
-class TensorNetwork:
+class TensorNetwork(_Format):
     """Cores on a graph; numpy arrays or torch tensors alike.
 
     Raises:
@@ -29,6 +31,7 @@ class TensorNetwork:
     """
 
     cores: tuple[Any, ...]
+    kind: ClassVar[str] = "network"
 
     def __init__(self, cores: Sequence[Any]):
         object.__setattr__(self, "cores", tuple(cores))
@@ -86,13 +89,32 @@ class TensorNetwork:
         graph.add_edges_from((i, j, {"rank": rank}) for i, j, rank in self.edges())
         return graph
 
-    def save(self, path: str | Path) -> None:
-        np.savez(path, **{f"core_{i}": np.asarray(core) for i, core in enumerate(self.cores)})
+    def arrays(self) -> list[Tensor]:
+        return [as_tensor(core) for core in self.cores]
 
-    @staticmethod
-    def load(path: str | Path) -> TensorNetwork:
-        with np.load(path, allow_pickle=False) as stored:
-            return TensorNetwork([stored[f"core_{i}"] for i in range(len(stored.files))])
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Any]) -> TensorNetwork:
+        return cls(arrays)
+
+    def to_tensorly(self) -> Any:
+        """A TensorLy TT, TR or Tucker tensor, where the network is one; see :func:`.convert.to_classical`.
+
+        Raises:
+            ValueError: a graph that TensorLy has no format for, or modes in another order than along the train.
+        """
+        from .convert import to_classical
+
+        return to_classical(self).to_tensorly()
+
+    @classmethod
+    def from_tensorly(cls, tensor: Any) -> TensorNetwork:
+        """From a tensorly CP, Tucker, TT or TR tensor; CP and Tucker get an internal vertex, the last."""
+        from .convert import from_tensorly
+
+        return from_tensorly(tensor)
+
+
+_KINDS[TensorNetwork.kind] = TensorNetwork  # so that formats.load reads it too
 
 
 def _labels(ranks: np.ndarray) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -2,10 +2,13 @@
 
 A CP or Tucker tensor of m modes is a star: m leaves with the factors around an internal vertex (mode of size 1, last)
 with the core, which for CP is the superdiagonal tensor of the weights. Trains and rings are paths and cycles of m
-vertices. The way to TensorLy goes through :mod:`tensorbench.decomposition.formats` (``.to_tensorly()``).
+vertices. The way to TensorLy goes through :mod:`tensorbench.decomposition.formats`; ``TensorNetwork.to_tensorly`` and
+``from_tensorly`` go it in one step.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +106,64 @@ def to_cp(network: TensorNetwork) -> CP:
     if len(set(core.shape)) > 1 or np.abs(rest).max() > 1e-14 * np.abs(core).max():
         raise ValueError(f"the core of shape {core.shape} is not superdiagonal: this network is Tucker, not CP")
     return CP(core[place], tucker.factors)
+
+
+def to_classical(network: TensorNetwork) -> TT | TR | Tucker:
+    """The train, ring or Tucker tensor that a network is with its modes as they stand, so that ``full()`` agrees.
+
+    The internal vertex of a Tucker network goes, with its mode of size 1.
+
+    Raises:
+        ValueError: no such network, or a train or ring whose modes stand in another order.
+    """
+    order = network.order
+    if order == 1:
+        return TT((np.asarray(network.cores[0]).reshape(1, -1, 1),))
+    if order == 2:
+        return to_train(network)[0]
+    if all(j - i in (1, order - 1) for i, j, _ in network.edges()):
+        cores = []
+        for k, core in enumerate(network.cores):
+            before, after = (k - 1) % order, (k + 1) % order
+            rest = [v for v in range(order) if v not in (before, k, after)]
+            moved = np.transpose(np.asarray(core), (before, k, after, *rest))
+            cores.append(moved.reshape(moved.shape[:3]))
+        return TT(tuple(cores)) if cores[0].shape[0] == 1 else TR(tuple(cores))
+    found = kind(network)
+    if found == "tucker":
+        return to_tucker(network)
+    if found == "graph":
+        raise ValueError(
+            f"a network with the bonds {[(i, j) for i, j, _ in network.edges()]} is no train, ring or Tucker tensor, "
+            "and TensorLy has no format for other graphs; full() is the tensor"
+        )
+    line = (to_train if found == "train" else to_ring)(network)[1]
+    raise ValueError(
+        f"the network is a {found} through the modes {line}, and TensorLy's have them in order; take "
+        f"permute({list(line)}) first and transpose what comes of it"
+    )
+
+
+def from_tensorly(tensor: Any) -> TensorNetwork:
+    """The network of a TensorLy CP, Tucker, TT or TR tensor (CP: r^m entries in its core).
+
+    Raises:
+        ValueError: anything else.
+    """
+    from tensorly.cp_tensor import CPTensor
+    from tensorly.tr_tensor import TRTensor
+    from tensorly.tt_tensor import TTTensor
+    from tensorly.tucker_tensor import TuckerTensor
+
+    if isinstance(tensor, CPTensor):
+        return from_cp(CP.from_tensorly(tensor))
+    if isinstance(tensor, TuckerTensor):
+        return from_tucker(Tucker.from_tensorly(tensor))
+    if isinstance(tensor, TTTensor):
+        return from_ring(TT.from_tensorly(tensor))
+    if isinstance(tensor, TRTensor):
+        return from_ring(TR.from_tensorly(tensor))
+    raise ValueError(f"{type(tensor).__name__} is no tensorly CP, Tucker, TT or TR tensor")
 
 
 def kind(network: TensorNetwork) -> str:
