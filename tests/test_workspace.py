@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,6 +23,9 @@ PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([A-Za-z0-9_.\-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.M)
 }
+
+
+DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
 def requirements() -> dict[str, list[Requirement]]:
@@ -97,6 +101,46 @@ def test_methods_know_nothing_of_the_workflow(package):
             continue
         bad = {module for module in imports(path) if module.startswith(forbidden)}
         assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
+
+
+def third_party(tree: ast.AST, *, inside_functions: bool) -> set[str]:
+    """First names of the imported modules that are neither Python's nor the workspace's."""
+    found: set[str] = set()
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if not inside_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+        pending += ast.iter_child_nodes(node)
+    return found - sys.stdlib_module_names - {"tensorbench"}
+
+
+def declared(package: str) -> tuple[set[str], set[str]]:
+    """Names of the distributions that come with the package (core's come too), and of those that its extras bring."""
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())["project"]
+    plain = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = [line for extra in project.get("optional-dependencies", {}).values() for line in extra]
+    return plain if package == "core" else plain | declared("core")[0], {
+        canonicalize_name(Requirement(line).name) for line in lines
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_whatever_is_imported_is_declared(package):
+    """What a module needs to be read comes with the package; functions and experiments may need an extra."""
+    plain, extra = declared(package)
+    for path in (ROOT / "packages" / package / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        needed = set() if "experiments" in path.parts else third_party(tree, inside_functions=False)
+        for module in third_party(tree, inside_functions=True):
+            names = {canonicalize_name(name) for name in DISTRIBUTIONS.get(module, [module])}
+            where = f"{path.relative_to(ROOT)} imports {module}, of {', '.join(names)}"
+            assert names & (plain | extra), f"{where}, which {package}/pyproject.toml does not declare"
+            assert module not in needed or names & plain, f"{where}, which only an extra brings"
 
 
 def test_no_package_owns_the_namespace():

@@ -307,3 +307,26 @@ def test_a_generator_of_batches_goes_on_where_training_stopped():
         history = fit(model, stream, loss, torch.optim.SGD(model.parameters(), 1e-3), steps=3)
         assert history.steps == 3
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("options", [{"schedule": "linear"}, {"schedule": lambda used: 1.0}, {"warmup": 0.1}])
+def test_an_optimizer_without_learning_rate_trains_and_has_no_schedule(options):
+    class Halving(torch.optim.Optimizer):
+        needs_graph = True
+
+        def __init__(self, params):
+            super().__init__(params, {})
+
+        def step(self, closure=None):
+            loss = closure()
+            self.param_groups[0]["params"][0].data.mul_(0.5)
+            return loss
+
+    model, batches, _ = least_squares()
+    start = model.weight.detach().clone()
+    optimizer = Halving(model.parameters())
+    with pytest.raises(ValueError, match="Halving has no learning rate"):
+        fit(model, batches, squared_error, optimizer, steps=2, **options)
+    assert torch.equal(model.weight, start)
+    fit(model, batches, squared_error, optimizer, steps=2)
+    assert torch.equal(model.weight, start / 4)

@@ -289,3 +289,22 @@ def test_the_mup_library_agrees():
 def test_bad_input_is_told(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("other", [updates.Lion(), updates.RMSProp(), updates.Sign()])
+def test_the_state_of_another_rule_is_refused(other):
+    def used(rule, lr):
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = updates.Entrywise([p], rule, lr)
+        for _ in range(2):
+            p.grad = torch.tensor([1.0, -2.0, 3.0])
+            optimizer.step()
+        return optimizer
+
+    optimizer = used(updates.Adam(), 0.1)
+    with pytest.raises(ValueError, match=f"of the rule {type(other).__name__}"):
+        optimizer.load_state_dict(used(other, 0.2).state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    optimizer.load_state_dict(used(updates.Adam(beta1=0.5), 0.2).state_dict())
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == 0.2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tensorbench.core.training import fit
 from tensorbench.optimizers.base import NonFiniteLossError
 from tensorbench.optimizers.inexact_tensor import torch_optimizers as optimizers
 from tensorbench.optimizers.inexact_tensor.ascn import ASCN, Schedule
@@ -537,3 +538,18 @@ def test_bad_oracles_are_refused():
 
     with pytest.raises(ValueError, match=r"not symmetric: entries differ by up to 0\.5"):
         ASCN(Lopsided(lambda x: (x**2).sum() + x[0]), 1.0, T=1).run(start)
+
+
+def test_the_training_loop_trains_with_it_though_it_has_no_learning_rate():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 3, generator=generator, dtype=torch.float64)
+    batch = x, (x[:, 0] > 0.2 * torch.randn(64, generator=generator, dtype=torch.float64)).double()
+    model = torch.nn.Linear(3, 1, dtype=torch.float64)
+
+    def loss(model, batch):
+        return torch.nn.functional.binary_cross_entropy_with_logits(model(batch[0])[:, 0], batch[1])
+
+    history = fit(model, [batch], loss, optimizers.ASCN(model.parameters(), M=1.0, R=5.0), steps=10)
+    assert not history.diverged and loss(model, batch).item() < 0.5 * history.losses[0]
+    with pytest.raises(ValueError, match="ASCN has no learning rate"):
+        fit(model, [batch], loss, optimizers.ASCN(model.parameters()), steps=10, schedule="cosine")

@@ -1,5 +1,7 @@
 """Every optimizer by name: trains, keeps its state, and refuses what is wrong."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -77,6 +79,31 @@ def test_two_optimizers_step_as_one_and_remember():
         Together()
     with pytest.raises(ValueError, match="differentiates the loss itself"):
         Together(create("adahessian", model, 0.1))
+
+
+@pytest.mark.parametrize("kind", ["together", "norm_loss"])
+def test_torchs_schedules_hold_for_optimizers_made_of_others(kind):
+    def make(model):
+        if kind == "norm_loss":
+            return create("sgd_norm_loss", model, 0.1)
+        return Together(torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.Adam(model[2:].parameters(), 1e-2))
+
+    model, batch = problem()
+    optimizer = make(model)
+    starts = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    fit(model, [batch], loss, optimizer, steps=2, schedule=schedule)
+    inner = [group for member in optimizer.members for group in member.param_groups]
+    assert [group["lr"] for group in inner] == [start / 4 for start in starts]
+    optimizer.load_state_dict(make(model).state_dict())  # makes new groups in the members
+    schedule.step()
+    assert [group["lr"] for member in optimizer.members for group in member.param_groups] == [s / 2 for s in starts]
+    copied = copy.deepcopy(make(model))
+    assert [group["lr"] for group in copied.param_groups] == starts and isinstance(copied, torch.optim.Optimizer)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match="no groups of its own"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
 
 
 def test_bad_requests_are_refused():

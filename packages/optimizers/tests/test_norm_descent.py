@@ -166,6 +166,30 @@ def _sqrt(A):
     return (vectors * values.sqrt()) @ vectors.T
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 2, 3, padding=1)], (5,)),
+        ([nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 2, 3, padding=1)], (3, 4, 3)),
+        ([nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 2, 3, groups=2)], (5, 5)),
+    ],
+    ids=["conv1d", "conv3d", "conv_transpose2d"],
+)
+def test_convolutions_of_any_kind_move_by_the_learning_rate_in_their_norm(layers, shape):
+    model = nn.Sequential(layers[0], nn.Tanh(), layers[1])
+    x = torch.randn(8, 2, *shape, generator=torch.Generator().manual_seed(0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    norms = role_map(model, method="svd")
+    optimizer = modular(model, lr=0.01, method="svd", steps=None)
+    loss = (model(x) - x).square().mean()
+    loss.backward()
+    optimizer.step()
+    assert (model(x) - x).square().mean() < loss
+    for name, p in model.named_parameters():
+        assert float(norms[name].value(p.detach() - before[name])) == pytest.approx(0.01, rel=1e-3), name
+    assert norms["2.weight"].transposed == isinstance(layers[1], nn.ConvTranspose2d)
+
+
 def test_roles_of_the_character_model_and_their_norms():
     model = lm()
     found = roles(model)

@@ -110,6 +110,46 @@ def test_the_norm_of_a_kernel_bounds_the_convolution_and_is_dual(combine):
     assert ((points * K).sum((1, 2, 3, 4)) / norm.value(points)).max() <= norm.dual(K) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("combine", ["max", "sum"])
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_kernel_has_the_norm_of_the_convolution_that_makes_the_same_sums(combine, spatial, groups):
+    """Stride 1: the taps mirrored and the channels of each group swapped."""
+    g = torch.Generator().manual_seed(6)
+    transposed = torch.randn(6, 4, *[3] * spatial, generator=g, dtype=F64)  # (in, out / groups, ...)
+    blocks = transposed.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    plain = blocks.flip(tuple(range(-spatial, 0)))
+    x = torch.randn(2, 6, *[5] * spatial, generator=g, dtype=F64)
+    conv = getattr(torch.nn.functional, f"conv{spatial}d")
+    same = getattr(torch.nn.functional, f"conv_transpose{spatial}d")
+    torch.testing.assert_close(same(x, transposed, groups=groups), conv(x, plain, padding=2, groups=groups))
+
+    norm, of = ConvSpectral(combine, spatial=spatial), ConvSpectral(combine, "svd", None, spatial, True, groups)
+    for number in (norm.value, norm.dual):
+        assert float(getattr(of, number.__name__)(transposed)) == pytest.approx(float(number(plain)), rel=1e-12)
+    step = of.lmo(transposed)
+    assert step.shape == transposed.shape and float(of.value(step)) == pytest.approx(1.0, abs=1e-9)
+    assert float((step * transposed).sum()) == pytest.approx(float(norm.dual(plain)), rel=1e-9)
+    batch = torch.stack([transposed, 2 * transposed.flip(0)])
+    torch.testing.assert_close(of.lmo(batch)[0], step)
+    if combine == "max":
+        near = of.project(transposed, 0.1)
+        assert float(of.value(near)) == pytest.approx(0.1) and float((near - transposed).norm()) == pytest.approx(
+            float((norm.project(plain, 0.1) - plain).norm())
+        )
+
+
+def test_kernels_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="spatial=0"):
+        ConvSpectral(spatial=0)
+    with pytest.raises(ValueError, match="groups"):
+        ConvSpectral(transposed=True, groups=0)
+    with pytest.raises(ValueError, match="do not make 2 groups"):
+        ConvSpectral(transposed=True, groups=2).lmo(torch.ones(3, 2, 3, 3))
+    with pytest.raises(ValueError, match="width"):
+        ConvSpectral(spatial=1).lmo(torch.ones(3, 3))
+
+
 @pytest.mark.parametrize(
     "norm",
     [MaxEntry(), Frobenius(), RMS(), Spectral(), RMSToRMS(), L1ToRMS(), Transposed(L1ToRMS()), RowNorm(1.0),

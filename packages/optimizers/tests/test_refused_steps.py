@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tensorbench.optimizers.adahessian import AdaHessian
-from tensorbench.optimizers.base import NonFiniteGradientError, NonFiniteLossError
+from tensorbench.optimizers.base import NonFiniteGradientError, NonFiniteLossError, check_state
 from tensorbench.optimizers.m_fac import MFAC
 from tensorbench.optimizers.norm_descent import SignDescent
 from tensorbench.optimizers.norm_loss import DecoupledNormLoss
@@ -172,3 +172,73 @@ def test_mfac_that_refuses_a_state_keeps_its_window(shapes):
     with pytest.raises(ValueError, match="another model"):
         optimizer.load_state_dict(saved.state_dict())
     assert optimizer.window.count == 0 and optimizer.param_groups[0]["lr"] == 1e-3
+
+
+JOINT = {
+    "together": lambda p, q, inner: Together(inner([p]), torch.optim.SGD([q], 0.1, momentum=0.9)),
+    "norm_loss": lambda p, q, inner: DecoupledNormLoss(inner([p, q]), 0.5, [p]),
+}
+
+
+@pytest.mark.parametrize("make", JOINT.values(), ids=JOINT)
+def test_torchs_own_inside_do_not_step_to_nan(make):
+    p, q = filled(parameter(3, 4), 1.0), filled(parameter(2, 2), float("nan"))
+    optimizer = make(p, q, lambda params: torch.optim.Adam(params, 0.1))
+    before = [w.detach().clone() for w in (p, q)]
+    with pytest.raises(NonFiniteGradientError):
+        optimizer.step()
+    assert torch.equal(p, before[0]) and torch.equal(q, before[1]) and not optimizer.state
+    q.grad = None  # which torch's own may lack
+    optimizer.step()
+    assert not torch.equal(p, before[0]) and torch.equal(q, before[1])
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [torch.optim.Adam, lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9), torch.optim.Adafactor],
+    ids=["adam", "sgd", "adafactor"],
+)
+@pytest.mark.parametrize("make", JOINT.values(), ids=JOINT)
+def test_torchs_own_inside_refuse_the_state_of_another_model(make, inner):
+    def used(*shapes, lr):
+        p, q = (filled(parameter(*shape), 1.0) for shape in shapes)
+        optimizer = make(p, q, lambda params: inner(params, lr))
+        optimizer.step()
+        return optimizer
+
+    saved = used((3, 4), (2, 2), lr=0.2).state_dict()
+    for shapes in ([(3, 5), (2, 2)], [(3, 4), (2, 3)]):
+        optimizer = used(*shapes, lr=0.1)
+        before = {id(w): dict(kept) for w, kept in optimizer.state.items()}
+        with pytest.raises(ValueError, match="another model"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert all(kept[key] is before[id(w)][key] for w, kept in optimizer.state.items() for key in kept)
+    again = used((3, 4), (2, 2), lr=0.1)
+    again.load_state_dict(saved)
+    assert again.param_groups[0]["lr"] == 0.2
+
+
+def test_lbfgs_is_refused_the_state_of_another_model():
+    def used(size):
+        p = filled(parameter(size), 1.0)
+        optimizer = torch.optim.LBFGS([p], 0.1)
+        optimizer.step(lambda: torch.ones(()))
+        return optimizer
+
+    check_state(used(3), used(3).state_dict())
+    with pytest.raises(ValueError, match="another model"):
+        check_state(used(4), used(3).state_dict())
+
+
+def test_a_state_that_the_second_of_two_refuses_is_not_loaded_into_the_first():
+    def used(shape, lr):
+        p, q = filled(parameter(3, 4), 1.0), filled(parameter(*shape), 1.0)
+        optimizer = Together(SignDescent([p], lr, momentum=0.9), MFAC([q], lr, ngrads=2))
+        optimizer.step()
+        return optimizer
+
+    optimizer = used((2, 3), 0.1)
+    with pytest.raises(ValueError, match="another model"):
+        optimizer.load_state_dict(used((2, 2), 0.2).state_dict())
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]

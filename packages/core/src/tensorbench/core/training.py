@@ -120,7 +120,8 @@ def fit(
         callback: ``callback(step, loss)`` after each step; returning True stops.
 
     Raises:
-        ValueError: no budget or one that makes no sense, an unknown schedule, no batches.
+        ValueError: no budget or one that makes no sense, an unknown schedule, a schedule or warm-up of an optimizer
+            without learning rate, no batches.
     """
     _check_budget(steps, seconds)
     if progress is not None and steps is None:
@@ -133,7 +134,7 @@ def fit(
     multiplier = None
     if scheduler is None and (schedule is not None or warmup):
         multiplier = schedule_multiplier(schedule or "constant", warmup)  # type: ignore[arg-type]
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [] if multiplier is None else _learning_rates(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     history = History()
     stream = _endless(batches)
@@ -173,14 +174,21 @@ def fit(
             history.stopped = "callback"
             break
 
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if multiplier is not None:
+    if multiplier is not None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
     history.seconds = clock.elapsed()
     done = bool(history.evaluations) and history.evaluations[-1][0] == history.steps
     if evaluate is not None and not done and not history.diverged:
         _evaluate(model, evaluate, history, clock, log)
     return history
+
+
+def _learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Of the groups, for a schedule to multiply."""
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise ValueError(f"{type(optimizer).__name__} has no learning rate that a schedule or a warm-up could change")
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 def _check_budget(steps: int | None, seconds: float | None) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 Closed = Literal["both", "left", "right", "neither"]
+_LBFGS = ("d", "prev_flat_grad")  # of its state, those that are tensors
 Check = Callable[[str, Any], Any]  # (name, value); ValueError where the value cannot be
 
 
@@ -69,18 +70,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: the groups differ, or a tensor that the state keeps per parameter has another shape than the
                 parameter.
         """
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        own = [p for group in self.param_groups for p in group["params"]]
-        if len(saved) == len(own):  # torch tells of the other case
-            for number, (index, parameter) in enumerate(zip(saved, own, strict=True)):
-                for name, value in state_dict["state"].get(index, {}).items():
-                    if not isinstance(value, Tensor) or value.ndim == 0 or not self._has_shape_of_parameter(name):
-                        continue
-                    if tuple(value.shape) != (expected := tuple(self._shape_of_state(name, parameter))):
-                        raise ValueError(
-                            f"this state is of another model: {name!r} of parameter {number} has shape "
-                            f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)} needs {expected}"
-                        )
+        check_state(self, state_dict)
         super().load_state_dict(state_dict)
 
     def _has_shape_of_parameter(self, name: str) -> bool:
@@ -148,28 +138,79 @@ def check_gradients(parameters: Iterable[Tensor], gradients: Iterable[Tensor | N
             raise ValueError(f"the gradient of parameter {number} is sparse, which is not supported; use sparse=False")
         if g is not None and g.is_complex():
             raise ValueError(f"the gradient of parameter {number} is complex, which is not supported")
+    _check_finite(taken)
+
+
+def _check_finite(gradients: list[Tensor | None]) -> None:
+    """NonFiniteGradientError where one has NaN or infinity."""
+    values = [None if g is None else g.coalesce().values() if g.is_sparse else g for g in gradients]
+    present = [v for v in values if v is not None]
+    if not present:
+        return
     # One pass and one wait for the device: a sum of norms is finite if and only if every gradient is.
-    norms = torch._foreach_norm(dense)
+    norms = torch._foreach_norm(present)
     if bool(torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())):
         return
-    for number, g in enumerate(taken):
-        if g is not None and not bool(torch.isfinite(g).all()):
+    for number, v in enumerate(values):
+        if v is not None and not bool(torch.isfinite(v).all()):
             raise NonFiniteGradientError(
-                f"the gradient of parameter {number} (shape {tuple(g.shape)}) has NaN or infinity; no step was made"
+                f"the gradient of parameter {number} (shape {tuple(v.shape)}) has NaN or infinity; no step was made"
             )
 
 
 def check_members(optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Refuse gradients that one of this package's optimizers would refuse, before any of ``optimizers`` steps.
+    """Refuse what one of ``optimizers`` would refuse, and numbers that are not finite, before any of them steps.
 
-    torch's own step on whatever gradients they find, alone or beside others.
+    torch's own may lack gradients or have sparse ones.
 
     Raises:
         ValueError: as :func:`check_gradients`.
     """
     for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if isinstance(optimizer, Optimizer):
-            check_gradients(p for group in optimizer.param_groups for p in group["params"])
+            check_gradients(parameters)
+        else:
+            _check_finite([p.grad for p in parameters])
+
+
+def check_state(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Refuse the state of another model, which torch's own optimizers load and stumble over at the next step.
+
+    Of other libraries' optimizers nothing is known, and nothing refused.
+
+    Raises:
+        ValueError: a tensor that the state keeps per parameter has another shape than the parameter asks for.
+    """
+    saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    if len(saved) != len(own):
+        return  # torch tells of this case
+    for number, (index, parameter) in enumerate(zip(saved, own, strict=True)):
+        for name, value in state_dict["state"].get(index, {}).items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue
+            expected = _expected_shape(optimizer, name, parameter)
+            if expected is not None and tuple(value.shape) != expected:
+                raise ValueError(
+                    f"this state is of another model: {name!r} of parameter {number} has shape "
+                    f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)} needs {expected}"
+                )
+
+
+def _expected_shape(optimizer: torch.optim.Optimizer, name: str, parameter: Tensor) -> tuple[int, ...] | None:
+    """The shape of the state called ``name``; None where it is not known."""
+    shape = tuple(parameter.shape)
+    if isinstance(optimizer, Optimizer):
+        known = optimizer._has_shape_of_parameter(name)
+        return tuple(optimizer._shape_of_state(name, parameter)) if known else None
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return None
+    if isinstance(optimizer, torch.optim.LBFGS):  # one vector of all parameters
+        return (sum(p.numel() for p in optimizer.param_groups[0]["params"]),) if name in _LBFGS else None
+    if name in ("row_var", "col_var"):  # Adafactor's
+        return (*shape[:-1], 1) if name == "row_var" else (*shape[:-2], 1, *shape[-1:])
+    return shape
 
 
 def checked_loss(closure: Callable[[], Tensor]) -> Tensor:

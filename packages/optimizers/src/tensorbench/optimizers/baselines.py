@@ -13,7 +13,7 @@ from torch import nn
 
 from .together import Together
 
-Made = torch.optim.Optimizer | Together
+Made = torch.optim.Optimizer
 
 
 def sgd(model: nn.Module, lr: float, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0) -> Made:

@@ -1,9 +1,10 @@
-"""Every optimizer by name, ours and the baselines: ``create("adahessian", model, lr=0.15)``.
+"""Every optimizer that has a learning rate by name, ours and the baselines: ``create("adahessian", model, lr=0.15)``.
 
 An entry is a function of the model, the learning rate and options, since several rules need to know which parameter
 is a matrix, an embedding or a bias, or need hooks in the model. What comes back steps as ``base`` describes; where
 ``needs_graph`` is true its closure returns the loss without a backward pass. ``tensorbench.core.training.fit`` trains
-with any of them."""
+with any of them, and with the tensor methods (``inexact_tensor.torch_optimizers``), which take constants of the loss
+instead."""
 
 from __future__ import annotations
 

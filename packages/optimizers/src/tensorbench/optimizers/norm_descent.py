@@ -17,7 +17,7 @@ is sign descent, which is Adam without its averages.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +33,10 @@ from .roles import ROLES, Role, roles
 
 
 def norms_of_roles(method: Method = "svd", steps: int | None = None) -> dict[str, Norm]:
-    """The norm of each role. ``method`` and ``steps`` are those of :func:`~.matrix_functions.orthogonalize`."""
+    """The norm of each role, that of convolutions for kernels (out, in, height, width).
+
+    ``method`` and ``steps`` are those of :func:`~.matrix_functions.orthogonalize`.
+    """
     matrix = RMSToRMS(method=method, steps=steps)
     return {
         "input": matrix, "hidden": matrix, "output": matrix, "embedding": Transposed(L1ToRMS()),
@@ -51,19 +54,32 @@ def role_map(
 ) -> dict[str, Norm]:
     """The norm of every parameter of ``model`` by its name. A weight that modules share appears once.
 
+    A :class:`~.norms.ConvSpectral` is made to fit each kernel: its spatial axes, and whether it is transposed.
+
     Args:
         overrides: the roles of parameters that :func:`~.roles.roles` gets wrong, by name.
         norms: other norms for some roles.
 
     Raises:
-        ValueError: an unknown role or parameter.
+        ValueError: an unknown role or parameter, a convolution's role for what has no spatial axes.
     """
     table = norms_of_roles(method, steps)
     for role, norm in (norms or {}).items():
         if role not in ROLES:
             raise ValueError(unknown("role", role, ROLES))
         table[role] = norm
-    return {name: table[role] for name, role in roles(model, overrides).items()}
+    return {name: _fitting(table[role], model, name) for name, role in roles(model, overrides).items()}
+
+
+def _fitting(norm: Norm, model: nn.Module, name: str) -> Norm:
+    """``norm``, or the kind of it that the kernel called ``name`` needs."""
+    if not isinstance(norm, ConvSpectral):
+        return norm
+    module = model.get_submodule(name.rpartition(".")[0])
+    spatial = model.get_parameter(name).ndim - 2
+    if not isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return replace(norm, spatial=spatial)
+    return replace(norm, spatial=spatial, transposed=True, groups=module.groups)
 
 
 def spectral_map(model: nn.Module, *, method: Method = "svd", steps: int | None = None) -> dict[str, Norm]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tensorbench.core.errors import unknown
 
 from .base import check_members, checked_loss, nonnegative, positive
+from .together import Joint
 
 Per = Literal["output", "input", "tensor"]
 _PER = ("output", "input", "tensor")
@@ -240,7 +241,7 @@ class NormLoss(nn.Module):
         self.names = tuple(state["names"])
 
 
-class DecoupledNormLoss:
+class DecoupledNormLoss(Joint):
     """Beside an optimizer: before its step every weight moves by −lr · ∂NL/∂w, so that momenta do not see NL.
 
     Args:
@@ -259,6 +260,7 @@ class DecoupledNormLoss:
     ) -> None:
         if getattr(optimizer, "needs_graph", False):
             raise ValueError("an optimizer that differentiates the loss itself cannot step beside a correction")
+        super().__init__(optimizer)
         self.optimizer, self.per = optimizer, per
         self.factor, self.target = nonnegative("factor", factor), positive("target", target)
         self.eps = nonnegative("eps", eps)
@@ -271,12 +273,7 @@ class DecoupledNormLoss:
                 raise ValueError(f"weight {number} (shape {tuple(w.shape)}) is no parameter of the optimizer")
         self._groups = [(k, [w for w in wanted if own[id(w)] == k]) for k in range(len(optimizer.param_groups))]
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's, for schedules."""
-        return self.optimizer.param_groups
-
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """The closure where there is one, the correction, then the optimizer's step on the gradients that are there."""
         loss = None if closure is None else checked_loss(closure)
         check_members([self.optimizer])
@@ -287,18 +284,18 @@ class DecoupledNormLoss:
         self.optimizer.step()
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """The optimizer's."""
-        self.optimizer.zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's, with factor, target and eps."""
         own = {"factor": self.factor, "target": self.target, "eps": self.eps}
         return {"optimizer": self.optimizer.state_dict(), "norm_loss": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of the same optimizer and weights."""
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        """Of the same optimizer and weights.
+
+        Raises:
+            ValueError: the state is of another model; nothing has changed.
+        """
+        self._load_members([state_dict["optimizer"]])
         own = state_dict["norm_loss"]
         self.factor, self.target, self.eps = own["factor"], own["target"], own["eps"]
 

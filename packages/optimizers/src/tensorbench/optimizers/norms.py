@@ -24,9 +24,16 @@ from torch import Tensor
 
 from tensorbench.core.errors import unknown
 
+from .base import whole
 from .matrix_functions import METHODS, Method, orthogonalize
 
 Scaling = Literal["none", "rms", "muon", "adam"]
+_KINDS = {
+    2: "a matrix (out, in)",
+    3: "a kernel (out, in, width)",
+    4: "a kernel (out, in, height, width)",
+    5: "a kernel (out, in, depth, height, width)",
+}
 _SCALINGS = ("none", "rms", "muon", "adam")
 
 
@@ -76,7 +83,7 @@ class Norm:
             raise ValueError(f"{type(self).__name__} is a norm of real tensors, got {W.dtype}")
         least = 1 if self.axes is None else self.axes
         if W.ndim < least:
-            kind = {2: "a matrix (out, in)", 4: "a kernel (out, in, height, width)"}.get(least, f"{least} axes")
+            kind = _KINDS.get(least, f"{least} axes")
             raise ValueError(f"{type(self).__name__} takes {kind}, got shape {tuple(W.shape)}")
         return W
 
@@ -319,21 +326,50 @@ class ConvSpectral(Norm):
 
     ``combine="max"``: taps times the largest norm of a tap, whose direction moves every tap (Large et al. 2024, arXiv
     2405.14813); ``"sum"``: the sum of the norms, whose direction moves the one tap with the largest dual norm.
+
+    Args:
+        spatial: the kernel's axes besides the two of channels: 1 for ``nn.Conv1d``, 3 for ``nn.Conv3d``.
+        transposed: the kernel is (in, out / groups, height, width), as that of ``nn.ConvTranspose2d``; it has the norm
+            of the kernel (out, in / groups, height, width) that makes the same sums.
+        groups: of a transposed kernel, whose shape does not tell them.
     """
 
     combine: Literal["max", "sum"] = "max"
     method: Method = "svd"
     steps: int | None = None
-    axes: ClassVar[int | None] = 4
+    spatial: int = 2
+    transposed: bool = False
+    groups: int = 1
     tap: RMSToRMS = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.combine not in ("max", "sum"):
             raise ValueError(unknown("combine", self.combine, ("max", "sum")))
+        if self.spatial not in (1, 2, 3):
+            raise ValueError(f"a kernel has 1, 2 or 3 axes besides those of channels, got spatial={self.spatial}")
+        whole("groups", self.groups)
         object.__setattr__(self, "tap", RMSToRMS(method=self.method, steps=self.steps))
 
+    @property
+    def axes(self) -> int:  # type: ignore[override]
+        """Those of channels and the spatial ones."""
+        return 2 + self.spatial
+
+    def check(self, W):
+        if self.transposed and super().check(W).shape[-self.axes] % self.groups:
+            raise ValueError(f"{W.shape[-self.axes]} input channels do not make {self.groups} groups")
+        return super().check(W)
+
     def _taps(self, W: Tensor) -> Tensor:
-        return self.check(W).flatten(-2).movedim(-1, -3)
+        """(..., taps, out, in)."""
+        taps = self.check(W).flatten(-self.spatial).movedim(-1, -3)
+        return taps.unflatten(-2, (self.groups, -1)).mT.flatten(-3, -2) if self.transposed else taps
+
+    def _kernel(self, taps: Tensor, shape: torch.Size) -> Tensor:
+        """Back from :meth:`_taps`."""
+        if self.transposed:
+            taps = taps.unflatten(-2, (self.groups, -1)).mT.flatten(-3, -2)
+        return taps.movedim(-3, -1).reshape(shape)
 
     def value(self, W):
         norms = self.tap.value(self._taps(W))
@@ -347,13 +383,13 @@ class ConvSpectral(Norm):
         else:
             duals = (taps * steps).sum(dim=(-2, -1))
             steps = steps * torch.nn.functional.one_hot(duals.argmax(dim=-1), duals.shape[-1])[..., None, None]
-        return steps.movedim(-3, -1).reshape(G.shape).to(G.dtype)
+        return self._kernel(steps, G.shape).to(G.dtype)
 
     def project(self, W, radius):
         taps = self._taps(W)
         if self.combine == "sum":
             raise ValueError("the ball of combine='sum' has no projection in closed form; use combine='max'")
-        return self.tap.project(taps, radius / taps.shape[-3]).movedim(-3, -1).reshape(W.shape)
+        return self._kernel(self.tap.project(taps, radius / taps.shape[-3]), W.shape)
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,21 @@ class Entrywise(base.Optimizer):
         super().__init__(params, {"lr": lr, "gradient_scale": gradient_scale, "weight_decay": weight_decay})
         self.rule = rule
 
+    def state_dict(self) -> dict[str, Any]:
+        """torch's, with the rule's name."""
+        return {**super().state_dict(), "rule": type(self.rule).__name__}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's.
+
+        Raises:
+            ValueError: the state is of another rule, whose memory means something else, or of another model.
+        """
+        own = type(self.rule).__name__
+        if state_dict.get("rule") != own:
+            raise ValueError(f"this state is of the rule {state_dict.get('rule')}, this optimizer's is {own}")
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step; torch's closure."""
