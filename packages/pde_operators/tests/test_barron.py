@@ -287,6 +287,14 @@ def test_bad_input(target, rng):
         linear(((1.0, 2.0), (2.0, 1.0)))
     with pytest.raises(ValueError, match="L is not convex enough at u"):
         semilinear(0.0, -0.25).check_convex(2, rng)
+    with pytest.raises(ValueError, match="L is not convex enough at u = 0"):
+        semilinear(-1e-3, 0.25).check_convex(2, rng)
+    with pytest.raises(ValueError, match="L is not convex enough at u = 3e"):
+        semilinear(1.0, -1e-4).check_convex(2, rng)
+    with pytest.raises(ValueError, match="L is not convex enough at u = 0"):
+        descend(SineProblem(semilinear(-30, 0.25), SineGrid(5, 2), np.ones((5, 5))), 0.1, 3)
+    with pytest.raises(ValueError, match="L is not convex enough at u = 0"):
+        descend_sparse(TrigProblem(semilinear(-30, 0.25), target), 0.1, 3)
     with pytest.raises(ValueError, match="not a polynomial"):
         TrigProblem(minimal_surface(), target)
     with pytest.raises(ValueError, match="even and at least 4"):
@@ -301,6 +309,11 @@ def test_bad_input(target, rng):
     problem = SineProblem.manufactured(linear(), grid, solution_of(grid))
     with pytest.warns(UserWarning, match="above the stable"):
         descend(problem, 2.5, 2)
+    wave = TrigFunction.cosine([1, 0], unit=1.0)
+    with pytest.warns(UserWarning, match="above the stable 2 of the linear part"):
+        descend_sparse(TrigProblem(linear(reaction=1.0), wave), 3.0, 10)
+    with pytest.warns(UserWarning, match="above the stable range: the certificate rose"):
+        descend_sparse(TrigProblem(semilinear(1.0, 5.0), 3 * wave), 1.5, 4, relative=1e-6, most=100)
     with pytest.raises(ValueError, match="did you mean 'I-Lap'"):
         descend(problem, 0.5, 2, preconditioner="I-Lapl")
     with pytest.raises(ValueError, match="did you mean 'relu'"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import solve_banded
 
 from tensorbench.pde_operators.diffops import advection, allen_cahn, manufactured, poisson, polynomial
 from tensorbench.pde_operators.gp_high_freq.inner import _System, _Whitened, inner_solve
 from tensorbench.pde_operators.gp_high_freq.model import HighFreqGP
-from tensorbench.pde_operators.gp_high_freq.problem import GridProblem, faces, from_points, on_grid
+from tensorbench.pde_operators.gp_high_freq.problem import GridProblem, faces, from_functions, from_points, on_grid
 from tensorbench.pde_operators.gp_high_freq.solver import GPHMSolver
 from tensorbench.pde_operators.kernels import MixtureKernel, gaussian_mixture, plain, student_mixture
 from tensorbench.pde_operators.kronecker import KroneckerCov, kron_dense
@@ -278,6 +280,57 @@ def test_points_in_any_order_make_the_same_problem():
     torch.testing.assert_close(again.source, problem.source)
     with pytest.raises(ValueError, match="no grid"):
         from_points(pde, points[1:], problem.source.reshape(-1)[1:], problem.values)
+
+
+@pytest.mark.parametrize("name", ["variable", "allen_cahn_2d", "poisson_3d"])
+def test_an_equation_of_ones_own_makes_the_same_problem(name):
+    pde, solution, shape = PROBLEMS[name]
+    truth = manufactured(pde, solution)
+    problem = on_grid(truth, shape)
+    again = from_functions(pde, [axis.numpy() for axis in problem.axes], truth.source, truth.solution)
+    for one, other in zip((*problem.axes, problem.source, problem.values), (*again.axes, again.source, again.values),
+                          strict=True):  # fmt: skip
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
+    assert torch.equal(problem.boundary, again.boundary)
+
+
+def test_numbers_stand_for_constant_functions():
+    problem = from_functions(poisson("xy"), [[0, 1, 3], [-1, 0, 1, 2]], 2, lambda x, y: x)
+    assert torch.equal(problem.source, torch.full((3, 4), 2.0, dtype=torch.float64))
+    assert problem.values.tolist() == [0, 0, 0, 0, 1, 1, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda x: on_grid(polynomial("u_xx", "x"), [50]), "'u_xx' comes without a solution: from_functions"),
+        (lambda x: from_functions(poisson("x"), [x], torch.sin), "needs its boundary: a function of x, or a number"),
+        (lambda x: from_functions(poisson("xy"), [x, x], boundary=0), "needs its source: a function of x, y"),
+        (lambda x: from_functions(poisson("xy"), [x], 0, 0), "1 axes for an equation in 2 coordinates"),
+        (lambda x: from_functions(poisson("x"), [0.5], 0, 0), "axis 0 must hold rising"),
+        (lambda x: from_functions(poisson("x"), [-x], 0, 0), "axis 0 must hold at least 3 rising"),
+        (lambda x: from_functions(poisson("x"), [x], lambda x: 1 / (x - x), 0), "source holds 9 values that are not"),
+        (lambda x: from_functions(poisson("x"), [x], 0, math.nan), "boundary values holds 2 values that are not"),
+        (lambda x: from_functions(poisson("x"), [x], lambda x: x[:3], 0), r"source gives shape \(3,\) for points of"),
+    ],
+)
+def test_an_equation_that_is_not_whole_is_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build(torch.linspace(0, 1, 9))
+
+
+def test_the_example_of_the_readme_solves_its_equation():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = [block.split("```")[0] for block in text.split("```python\n")[1:] if "from_functions" in block]
+    names = {}
+    exec(code, names)  # u'' - u' + 4u = sin(40 x), u(-1) = 0 and u(1) = 1, by finite differences
+    x = np.linspace(-1, 1, 4001)
+    h, free = x[1] - x[0], len(x) - 2
+    bands = np.array([[1 / h**2 - 1 / (2 * h)] * free, [4 - 2 / h**2] * free, [1 / h**2 + 1 / (2 * h)] * free])
+    right = np.sin(40 * x[1:-1])
+    right[-1] -= bands[0, -1]
+    truth = np.interp(names["x"].numpy(), x, np.r_[0, solve_banded((1, 1), bands, right), 1])
+    np.testing.assert_allclose(names["u"].numpy(), truth, atol=5e-3 * np.abs(truth).max())
 
 
 def test_too_coarse_a_grid_is_told_with_the_smallest_that_does():

@@ -119,6 +119,28 @@ def test_two_processes_give_the_gradients_of_one(stitching):
         assert p.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("levels", [0, 1, 2])
+@pytest.mark.parametrize("own", [slice(0, 1), slice(1, 3), slice(0, 3)])
+def test_a_run_of_patches_is_that_of_all(levels, own):
+    x, y = noise(3, 2, 32, 16), noise(3, 1, 32, 16, seed=1)
+    for patching in (MultigridPatching2D(levels, 0.0625, stitching=False), MultigridPatching2D(levels, context=False)):
+        for part, whole in zip(patching.patch(x, y, own=own), patching.patch(x, y), strict=True):
+            torch.testing.assert_close(part, whole if patching.stitching and whole is y else whole[own], rtol=0, atol=0)
+
+
+def test_a_process_cuts_its_own_patches_alone():
+    """The second sample belongs to the second process: the first neither looks at it nor makes a patch of it."""
+    patching = MultigridPatching2D(1, 0.0625, stitching=False)
+    seen = []
+    x, y = noise(2, 1, 16, 16), noise(2, 1, 16, 16, seed=1)
+    x[1] = math.nan
+    value = local_loss(lambda p: seen.append(p.shape) or p[:, :1], x, y, patching, relative_l2, rank=0, world=2)
+    assert seen == [(4, 2, 10, 10)]
+    assert torch.isfinite(value)
+    with pytest.raises(ValueError, match="NaN"):
+        local_loss(lambda p: p[:, :1], x, y, patching, relative_l2, rank=1, world=2)
+
+
 def test_points_of_a_worker_fall_by_four_a_level():
     x = noise(1, 1, 64, 64)
     points = [math.prod(MultigridPatching2D(levels).patch(x)[0].shape[2:]) for levels in range(4)]
@@ -148,6 +170,7 @@ def test_points_of_a_worker_fall_by_four_a_level():
         ),
         (lambda: stitch(noise(3, 1, 4, 4), 2), "not a multiple"),
         (lambda: share(8, 0, 3), "do not divide among 3"),
+        (lambda: MultigridPatching2D(1).patch(noise(1, 1, 8, 8), own=slice(4, 6)), "no run of the 4 patches"),
     ],
 )
 def test_errors_teach(call, message):

@@ -129,6 +129,17 @@ def test_high_order_diagonals(generator):
             stde.high_order_diagonal(f, x, order, 5, generator, kind="dense")
 
 
+@pytest.mark.parametrize(("unbiased", "times"), [(True, 1), (False, 3)])
+def test_the_gradient_enhanced_term_is_unbiased_too(unbiased, times, generator):
+    """u = Σ cᵢ xᵢ³ in 3 dimensions: ∂ⱼΔu = 6 cⱼ, and its estimate is three times that or, twice as often, 0."""
+    c, x = torch.tensor([1.0, 2.0, -1.5], dtype=F64), torch.zeros(2, 3, dtype=F64)
+    options = {"batch": 2, "gpinn": 1.0, "reaction": lambda u: 0 * u, "unbiased": unbiased}
+    scheme = stde.StochasticPinn(lambda u: u.sum(u.d(2)), **options)
+    values = torch.stack([scheme.gradient_term(lambda z: (c * z**3).sum(-1), x, generator) for _ in range(500)])
+    true, error = (6 * c).square().mean(), values.std() / 500**0.5
+    assert abs(values.mean() - times * true) < 4.5 * error < true
+
+
 @pytest.mark.parametrize("bodies", [2, 3])
 @pytest.mark.parametrize("equation", ["poisson", "allen_cahn", "sine_gordon"])
 def test_sources_equal_differentiation_of_the_solution(equation, bodies, generator):
@@ -177,7 +188,7 @@ def test_all_samplings_agree_with_the_full_operator_when_everything_is_drawn(cas
 def test_the_gradient_enhanced_term_is_the_squared_slope_of_the_residual(generator):
     problem = stde.problem("allen_cahn", 2, 2, generator, dtype=F64)
     f, x = stde.OnBall(network(2)), stde.ball(3, 2, generator, dtype=F64)
-    scheme = stde.StochasticPinn(problem.operator, problem.source, batch=2, gpinn=0.1, reaction=problem.reaction)
+    given = {"batch": 2, "gpinn": 0.1, "reaction": problem.reaction}
 
     def parts(z, i):  # d times the i-th term of the Laplacian, plus what is not sampled
         H = torch.func.hessian(lambda y: f(y[None])[0])(z)
@@ -187,8 +198,14 @@ def test_the_gradient_enhanced_term_is_the_squared_slope_of_the_residual(generat
     slopes = torch.stack([torch.func.vmap(torch.func.grad(lambda z, i=i: parts(z, i)))(x) for i in range(2)])
     slopes = slopes.detach()
     pairings = {float((slopes[0, :, j].square().mean() + slopes[1, :, 1 - j].square().mean()) / 2) for j in range(2)}
-    value = float(scheme.gradient_term(f, x, generator).detach())
+    biased = stde.StochasticPinn(problem.operator, problem.source, unbiased=False, **given)
+    value = float(biased.gradient_term(f, x, generator).detach())
     assert any(value == pytest.approx(p, rel=1e-8) for p in pairings)
+    products = {float((slopes[i, :, j] * slopes[k, :, j]).mean()) for i in range(2) for k in range(2) for j in range(2)}
+    scheme = stde.StochasticPinn(problem.operator, problem.source, **given)
+    for _ in range(8):
+        value = float(scheme.gradient_term(f, x, generator).detach())
+        assert any(value == pytest.approx(p, rel=1e-8) for p in products)
     with pytest.raises(ValueError, match="gpinn needs reaction"):
         stde.StochasticPinn(problem.operator, gpinn=0.1)
     with pytest.raises(ValueError, match="source=… in place of solution"):

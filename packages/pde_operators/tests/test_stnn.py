@@ -142,6 +142,8 @@ def test_published_predictions():
         (lambda: StackedTNN(2, 1, (8, 8, 7), [4, 4, 4], [4, 2, 2], [1, 2, 2, 1]), "n_w 7"),
         (lambda: small()(torch.rand(2, 3), torch.rand(2, 2, 8, 5)), "4 directions"),
         (lambda: small()(torch.rand(2, 3), torch.rand(3, 2, 8, 4)), "2 samples"),
+        (lambda: small()(torch.rand(2, 3), torch.full((2, 2, 8, 4), torch.nan)), "inflow.*hold NaN"),
+        (lambda: small()(torch.tensor([[0.1, torch.inf, 0.2]]), torch.rand(1, 2, 8, 4)), "params.*hold NaN"),
         (lambda: predict(small(), torch.rand(2, 3), torch.full((2, 2, 8, 4), torch.nan)), "inflow.*hold NaN"),
         (lambda: predict(small(), torch.full((2, 3), torch.inf), torch.rand(2, 2, 8, 4)), "params.*hold NaN"),
     ],

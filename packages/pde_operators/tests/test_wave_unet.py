@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tensorbench.pde_operators.baselines.unet import UNet
+from tensorbench.pde_operators.baselines.wave_steps import Persistence, UniformMedium
 from tensorbench.pde_operators.wave_unet import (
     WaveSimulator,
     field_energy,
@@ -17,6 +18,38 @@ from tensorbench.pde_operators.wave_unet import (
     train,
     windows,
 )
+
+
+@pytest.mark.parametrize("waves", [(1, 2), (3, 4)])
+def test_a_uniform_medium_is_exact_on_waves_between_walls(waves):
+    """The sum of four plane waves that the walls turn into each other, sin(kx) sin(ly) cos(ωt), steps of any length."""
+    n, interval, spacing, speed = 12, 0.37, 0.25, 1.3
+    side = (n - 1) * spacing
+    x = torch.linspace(0, side, n, dtype=torch.float64)
+    k, m = (math.pi * wave / side for wave in waves)
+    omega, times = speed * math.hypot(k, m), interval * torch.arange(12, dtype=torch.float64)
+    u = torch.cos(omega * times + 0.4)[:, None, None] * torch.sin(k * x)[:, None] * torch.sin(m * x)
+    u, c = u[None], torch.full((1, n, n), speed, dtype=torch.float64)
+    torch.set_default_dtype(torch.float64)
+    try:
+        step = UniformMedium(n, interval=interval, spacing=spacing, speed=speed)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model = WaveSimulator(step, scale=2.0, base="none").double()
+    torch.testing.assert_close(rollout(model, u[:, 0], u[:, 1], c, 10), u[:, 2:], rtol=0, atol=1e-12)
+    slower = WaveSimulator(UniformMedium(n, interval=interval, spacing=spacing), base="none").double()
+    assert rollout_errors(slower, u, c)[0].max() > 0.1
+    still = rollout(WaveSimulator(Persistence()).double(), u[:, 0], u[:, 1], c, 3)
+    torch.testing.assert_close(still, u[:, 1:2].expand_as(still), rtol=0, atol=1e-15)
+
+
+def test_uniform_medium_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="at least 3"):
+        UniformMedium(2, interval=0.1, spacing=1.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        UniformMedium(8, interval=0.0, spacing=1.0)
+    with pytest.raises(ValueError, match=r"expected fields \(batch, 3, 8, 8\)"):
+        UniformMedium(8, interval=0.1, spacing=1.0)(torch.zeros(1, 3, 9, 9))
 
 
 def generator(seed=0):

@@ -1,9 +1,14 @@
 """Patches of one batch spread over processes: no communication in the forward pass, the gradients of one process.
 
 Kossaifi et al., TMLR 2024, arXiv 2310.00120. Every process cuts its own share of the patches and runs the model on it.
-Outputs are gathered once (stitching), the loss is taken on the whole field, and each process differentiates it with
-respect to its own outputs; the sum of the processes' gradients is the gradient of the whole. Processes talk through
-torch.distributed (gloo on CPUs, nccl where there are GPUs).
+Without stitching the loss is taken on the process's own patches, and no output is sent. With stitching the outputs are
+gathered once, the loss is taken on the whole fields, and each process differentiates it with respect to its own
+outputs. The sum of the processes' gradients is the gradient of the whole. Processes talk through torch.distributed
+(gloo on CPUs, nccl where there are GPUs).
+
+Distributed are the patches of the input, the model's activations and its backward pass, which is where the memory goes.
+Not distributed: every process holds the whole batch of inputs and targets, all weights and their gradients, and with
+stitching the outputs of all patches.
 """
 
 from __future__ import annotations
@@ -40,13 +45,17 @@ def local_loss(
     """The loss of the whole batch, differentiable with respect to this process's patches alone.
 
     Inside a process group where ``world`` > 1. ``loss`` takes the mean over samples, or over patches if not stitched.
+    ``x`` and ``y`` are the whole batch; no other process's patches are cut.
+
+    Raises:
+        ValueError: patches that do not divide among the processes, and what ``patching.patch`` refuses.
     """
-    patches, target = patching.patch(x, y)
+    own = share(len(x) * patching.patches**2, rank, world)
+    patches, target = patching.patch(x, y, own=own)
     assert target is not None
-    own = share(patches.shape[0], rank, world)
-    outputs = patching.crop(model(patches[own]), x.shape[2:])
+    outputs = patching.crop(model(patches), x.shape[2:])
     if not patching.stitching:
-        return loss(outputs, target[own]) / world
+        return loss(outputs, target) / world
     if world > 1:
         gathered = [torch.empty_like(outputs) for _ in range(world)]
         dist.all_gather(gathered, outputs.detach().contiguous())

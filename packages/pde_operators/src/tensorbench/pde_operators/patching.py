@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Fields = Float[Tensor, "batch channels height width"]
@@ -31,8 +31,15 @@ def patch_indices(n: int, levels: int, pad: int, level: int, device: torch.devic
     return (starts[:, None] + torch.arange(size + 2 * pad, device=device)) % coarse * stride
 
 
-def cut(x: Fields, rows: Tensor, columns: Tensor) -> Float[Tensor, "patches channels patch_height patch_width"]:
-    """The patches at the given indices, one sample's after the other's, row by row."""
+def cut(
+    x: Fields, rows: Tensor, columns: Tensor, numbers: Int[Tensor, " some"] | None = None
+) -> Float[Tensor, "patches channels patch_height patch_width"]:
+    """The patches at the given indices, one sample's after the other's, row by row; or those of the given numbers."""
+    if numbers is not None:
+        across = len(columns)
+        sample, place = numbers // (len(rows) * across), numbers % (len(rows) * across)
+        at = (rows[place // across][:, :, None], columns[place % across][:, None, :])
+        return x[sample[:, None, None], :, *at].permute(0, 3, 1, 2).contiguous()
     patches = x[
         :, :, rows[:, None, :, None], columns[None, :, None, :]
     ]  # batch, channels, rows, columns, height, width
@@ -92,24 +99,37 @@ class MultigridPatching2D:
         return height, width
 
     def patch(
-        self, x: Fields, y: Float[Tensor, "batch cout rows columns"] | None = None
+        self, x: Fields, y: Float[Tensor, "batch cout rows columns"] | None = None, *, own: slice | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Patches (batch · 4^levels, channels · (levels + 1), s + 2 pad, s + 2 pad) of ``x``; and the target.
 
+        ``own`` is a run of the patches where not all are wanted; only these are made, and only their samples are looked
+        at. With ``stitching`` the target stays whole.
+
         Raises:
-            ValueError: a grid that does not divide, a halo wider than the patch, NaN, no 2-D field.
+            ValueError: a grid that does not divide, a halo wider than the patch, NaN, no 2-D field; an empty run.
         """
+        whole, numbers = y, None
+        if own is not None:
+            each = self.patches**2
+            run = range(len(x) * each)[own]
+            if not run or run.step != 1:
+                raise ValueError(f"{own} is no run of the {len(x) * each} patches of {len(x)} samples")
+            samples = slice(run[0] // each, run[-1] // each + 1)  # a patch sees its own sample alone
+            x, y = x[samples], None if y is None else y[samples]
+            numbers = torch.arange(run[0], run[-1] + 1, device=x.device) - samples.start * each
         grid, pads = self._check(x)
         views = []
         for level in range(self.levels + 1 if self.context else 1):
             rows, columns = (
                 patch_indices(n, self.levels, pad, level, x.device) for n, pad in zip(grid, pads, strict=True)
             )
-            views.append(cut(x, rows, columns))
-        if y is not None and not self.stitching:
-            self._divides(y.shape[2:])
-            y = cut(y, *(patch_indices(n, self.levels, 0, 0, y.device) for n in y.shape[2:]))
-        return torch.cat(views, dim=1), y
+            views.append(cut(x, rows, columns, numbers))
+        if y is None or self.stitching:
+            return torch.cat(views, dim=1), whole
+        self._divides(y.shape[2:])
+        indices = (patch_indices(n, self.levels, 0, 0, y.device) for n in y.shape[2:])
+        return torch.cat(views, dim=1), cut(y, *indices, None if numbers is None else numbers.to(y.device))
 
     def crop(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """Patches without halo, of a domain of ``grid`` points.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from tensorbench.core.errors import unknown
 
 from ..trig import TrigFunction
-from .energy import SineProblem, TrigProblem
+from .energy import Energy, SineProblem, TrigProblem
 
 Array = np.ndarray
 Preconditioner = Literal["I-Lap", "none"]
@@ -59,9 +59,13 @@ def descend(
 
     Stops early once the certificate is at most ``tolerance``. ``keep`` keeps all iterates, ``measure=False`` only the
     last one. Warns where ``eta`` is above 2 over the largest eigenvalue that the preconditioned Hessian may have there.
+
+    Raises:
+        ValueError: an L that is not convex, showing a point; iterates that are not finite, naming the step.
     """
     if eta <= 0 or steps < 1:
         raise ValueError(f"eta {eta} must be positive and steps {steps} at least 1")
+    _check_convex(problem.energy, problem.grid.d)
     if preconditioner not in ("I-Lap", "none"):
         raise ValueError(unknown("preconditioner", preconditioner, ["I-Lap", "none"]))
     grid = problem.grid
@@ -89,6 +93,12 @@ def descend(
             f"eta {eta:g} is above the stable {2 / stiffest:.3g} for the range that was visited", stacklevel=2
         )
     return result
+
+
+def _check_convex(energy: Energy, d: int) -> None:
+    """Samples only where L may fail to be convex: A, κ and q are checked already, and sums of convex terms are."""
+    if energy.reaction < 0 or any(a < 0 for _, a in energy.powers):
+        energy.check_convex(d, np.random.default_rng(0))
 
 
 def _dual_norm(residual: Array, grid: Any) -> float:
@@ -128,14 +138,17 @@ def descend_sparse(
 
     ``relative`` and ``most`` prune terms below a share of the largest and beyond a number; the mass of what was left
     out (pruned terms, and pairs that products dropped) is reported step by step. Stops once the certificate is at most
-    ``tolerance``.
+    ``tolerance``. Warns where ``eta`` is too large for the linear part at a frequency of the last iterate, or where the
+    certificate ends above that of u = 0 and of the start: in a stable flow it never rises.
 
     Raises:
-        ValueError: a function of more than ``memory`` terms, or coefficients that are not finite, naming the step.
+        ValueError: an L that is not convex, showing a point; a function of more than ``memory`` terms, or coefficients
+            that are not finite, naming the step.
     """
     if eta <= 0 or steps < 1:
         raise ValueError(f"eta {eta} must be positive and steps {steps} at least 1")
     f = problem.source
+    _check_convex(problem.energy, f.d)
     u = TrigFunction.zero(f.d, f.unit) if start is None else start
     result = Descent(u)
     mass = 0.0
@@ -160,4 +173,22 @@ def descend_sparse(
         u, left_out = (u - update * eta).pruned(relative, most)
         mass = left_out + eta * dropped
     result.solution = u
+    _warn_unstable(result, problem, eta)
     return result
+
+
+def _warn_unstable(result: Descent, problem: TrigProblem, eta: float) -> None:
+    """Only signs that are certain: a bound of u⁴'s curvature by Σ|c| would warn of steps that are stable."""
+    u, energy = result.solution, problem.energy
+    w = u.freqs * u.unit
+    symbol = np.einsum("mi,ij,mj->m", w, energy.matrix(u.d), w) + energy.reaction
+    stiffest = float((symbol / (1 + (w**2).sum(axis=1))).max(initial=0.0))
+    least = max(result.certificate[0], problem.source.inverse_shifted_laplacian().h1_norm())
+    if eta * stiffest > 2 * (1 + 1e-9):
+        warnings.warn(f"eta {eta:g} is above the stable {2 / stiffest:.3g} of the linear part", stacklevel=3)
+    elif result.certificate[-1] > least:
+        warnings.warn(
+            f"eta {eta:g} is above the stable range: the certificate rose from {least:.3g} to "
+            f"{result.certificate[-1]:.3g} in {result.steps} steps, the Barron norm is {result.barron[-1]:.3g}",
+            stacklevel=3,
+        )

@@ -30,7 +30,7 @@ class Energy:
     """The Lagrangian (see the module). ``diffusion`` is A: a number, or rows of a symmetric matrix.
 
     ``powers`` are pairs (m, a): a u^m with even m ≥ 4. Raises ValueError for an A without λ > 0, for other powers, and
-    for a κ or q that make no convex term. Whether all of it is convex says :meth:`check_convex`.
+    for a κ or q that make no convex term. Whether all of it is convex says :meth:`check_convex`; the flows ask it.
     """
 
     name: str
@@ -107,10 +107,12 @@ class Energy:
         return H
 
     def check_convex(self, d: int, rng: np.random.Generator, samples: int = 200, scale: float = 3.0) -> None:
-        """Sample D²L; ValueError showing a point where it is below diag(0, λ I)."""
+        """Sample D²L, the origin and a point far out first; ValueError showing where it is below diag(0, λ I)."""
         lower, _ = self.bounds()
-        for _ in range(samples):
+        for k in range(samples):
             u, p = float(scale * rng.standard_normal()), scale * rng.standard_normal(d)
+            if k < 2:  # where a negative reaction and a negative highest power show
+                u, p = 1e3 * scale * k, np.zeros(d)
             H = self.hessian(u, p)
             if H[0, 0] < -1e-12 or np.linalg.eigvalsh(H[1:, 1:])[0] < lower * (1 - 1e-9):
                 raise ValueError(

@@ -12,7 +12,18 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 
 _IN_MAPS = ("dense", "oneway_2", "fno")
-_IN_ROLLOUTS = ("dense", "oneway_1", "oneway_2", "oneway_4", "depthwise", "fno", "tfno")
+_UNTRAINED = ("uniform_medium", "persistence")
+_IN_ROLLOUTS = (
+    "dense",
+    "oneway_1",
+    "oneway_2",
+    "oneway_4",
+    "depthwise",
+    "fno",
+    "tfno",
+    "uniform_medium",
+    "persistence",
+)
 
 
 def weights(records: pd.DataFrame) -> Figure:
@@ -26,6 +37,10 @@ def weights(records: pd.DataFrame) -> Figure:
     plotting.log_axis(ax, "x", ticks=(5000, 10000, 20000, 50000))
     for method, part in records.groupby("method", sort=False):
         if method == "posthoc_cp":
+            continue
+        if method in _UNTRAINED:  # no place on an axis of weights
+            look = plotting.style(str(method)) | {"marker": ""}
+            ax.axhline(part["one_step_error"].mean(), **look)
             continue
         look = plotting.style(str(method)) | {"linestyle": ""}
         ax.plot(part["parameters"], part["one_step_error"], **look)

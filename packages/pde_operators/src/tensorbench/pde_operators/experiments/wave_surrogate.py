@@ -1,11 +1,14 @@
 """Networks that step a finite-element wave forward: dense, declared compressed, compressed after training, spectral.
 
-Every method is trained alike on the same runs (:func:`tensorbench.pde_operators.wave_unet.train`); only its layers
+Every network is trained alike on the same runs (:func:`tensorbench.pde_operators.wave_unet.train`); only its layers
 differ. ``one_step_error`` is the relative L2 error of the next snapshot from two true ones on test runs,
 ``rollout_error_10`` and ``_40`` that of the 10th and 40th snapshot by the network's own predictions from the first
 two, ``beyond_error`` the one-step error on runs outside what was trained on, ``gap`` (test − train) / train of the
 one-step error, and ``energy_drift`` the departure of the energy from the true one at the end of a rollout. The steps of
 ``rollout_error`` are snapshots.
+
+Two methods are not trained: ``uniform_medium`` knows the equation and that c is 1 outside the inclusion, but not where
+that is, and propagates exactly in a medium of c = 1; ``persistence`` gives the last snapshot again.
 
 ``posthoc_cp`` is a dense network, trained like all others, whose kernels are then decomposed. Its metrics are those of
 the decomposition with as many weights as one-way layers of rank 2 have, without further training. The histories
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 
 from tensorbench.core.run import Run
 from tensorbench.pde_operators.baselines.unet import UNet
+from tensorbench.pde_operators.baselines.wave_steps import Persistence, UniformMedium
 from tensorbench.pde_operators.compress import matched_rank, posthoc_cp
 from tensorbench.pde_operators.datasets.waves import WaveData
 from tensorbench.pde_operators.experiments import wave_figures
@@ -50,7 +54,10 @@ METHODS: dict[str, Any] = {
     "separable": SeparableConv2d,
     "depthwise": DepthwiseSeparableConv2d,
     "fno": None,
+    "uniform_medium": None,
+    "persistence": None,
 }
+UNTRAINED = ("uniform_medium", "persistence")
 EVERY = 4  # one-step errors are averaged over every 4th time
 MAIN_RANK = 2  # of one-way layers: the largest that keeps below 0.35 of the dense weights
 SHOWN = (1, 10, 40)  # snapshots of the rollouts that are kept for the maps
@@ -67,6 +74,15 @@ def make_network(kind: str, generator: torch.Generator, *, width: int, depth: in
     return UNet(3, 1, width, depth, conv=partial(METHODS[kind], compute="kernel", **options), generator=generator)
 
 
+def untrained(kind: str, data: WaveData) -> WaveSimulator:
+    """The simulator of a method without weights."""
+    train = torch.from_numpy(data.train_u), torch.from_numpy(data.train_c)
+    if kind == "persistence":
+        return WaveSimulator.of(Persistence(), *train, base="last")
+    step = UniformMedium(train[0].shape[-1], interval=data.interval, spacing=data.spacing)
+    return WaveSimulator.of(step, *train, base="none")
+
+
 def in_stages(network: nn.Module) -> nn.Module:
     """Let factored layers compute in stages, which is what their multiplications are counted for."""
     for module in network.modules():
@@ -76,8 +92,14 @@ def in_stages(network: nn.Module) -> nn.Module:
 
 
 def run(run: Run) -> None:
-    """Train and measure."""
+    """Train, where there is something to train, and measure."""
     data: WaveData = run.dataset.load(0)  # the same waves for all seeds, which are those of training
+    if run.method.uses in UNTRAINED:
+        parts = {name: fields_of(data, name, run.device) for name in ("train", "valid", "test", "beyond")}
+        model = untrained(run.method.uses, data).to(run.device)
+        run.log(valid_error=one_step_error(model, *parts["valid"], EVERY))
+        _measure(run, model, parts, data)
+        return
     options = dict(run.method.params)
     training = ("lr", "batch", "unrolled", "unrolled_share", "noise")
     protocol = {key: options.pop(key) for key in training if key in options}

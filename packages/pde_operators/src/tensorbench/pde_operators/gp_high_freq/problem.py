@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -72,7 +73,16 @@ def faces(shape: Sequence[int]) -> Bool[Tensor, "*grid"]:
 
 
 def on_grid(problem: Manufactured, shape: Sequence[int], lengths: float | Sequence[float] = 1.0) -> GridProblem:
-    """A manufactured problem on equispaced points of [0, length]^d, with the solution's values on all faces."""
+    """A manufactured problem on equispaced points of [0, length]^d, with the solution's values on all faces.
+
+    Raises:
+        ValueError: an equation without a solution, for which there is :func:`from_functions`; numbers for other axes.
+    """
+    if isinstance(problem, PDE):
+        raise ValueError(
+            f"{problem.text!r} comes without a solution: from_functions(pde, axes, source, boundary) takes a source "
+            "and boundary values of your own, on_grid(manufactured(pde, solution), shape) a solution that you choose"
+        )
     d = len(problem.pde.coordinates)
     sides = [float(lengths)] * d if isinstance(lengths, int | float) else [float(v) for v in lengths]
     if len(shape) != d or len(sides) != d:
@@ -82,6 +92,48 @@ def on_grid(problem: Manufactured, shape: Sequence[int], lengths: float | Sequen
     mask = faces(shape)
     source, values = problem.source(*points), problem.solution(*points)[mask]
     return GridProblem(problem.pde, axes, source, mask, values)
+
+
+def from_functions(
+    pde: PDE,
+    axes: Sequence[Any],
+    source: Callable[..., Any] | float | None = None,
+    boundary: Callable[..., Any] | float | None = None,
+) -> GridProblem:
+    """An equation of the user's own, its solution unknown: F(u) = source on the grid, u = boundary on all faces.
+
+    >>> problem = from_functions(poisson("x"), [torch.linspace(0, 2, 200)], lambda x: torch.sin(90 * x), 0.0)
+
+    Args:
+        axes: the nodes along each coordinate, rising.
+        source, boundary: functions of the coordinates, a float64 tensor each (all nodes, and those on the faces), or
+            numbers.
+
+    Raises:
+        ValueError: no source, no boundary values or NaN among either; nodes that do not rise, axes for other
+            coordinates, a function whose result has another shape than the coordinates.
+    """
+    for name, given in (("source", source), ("boundary", boundary)):
+        if given is None:
+            raise ValueError(f"{pde.text!r} needs its {name}: a function of {', '.join(pde.coordinates)}, or a number")
+    if len(axes) != len(pde.coordinates):
+        raise ValueError(f"{len(axes)} axes for an equation in {len(pde.coordinates)} coordinates")
+    nodes = tuple(torch.as_tensor(axis, dtype=torch.float64) for axis in axes)
+    for k, axis in enumerate(nodes):
+        if axis.ndim != 1:
+            raise ValueError(f"axis {k} must hold rising coordinates, got shape {tuple(axis.shape)}")
+    mask = faces([len(axis) for axis in nodes])
+    points = torch.meshgrid(*nodes, indexing="ij")
+    edge = tuple(p[mask] for p in points)
+    return GridProblem(pde, nodes, _sampled("source", source, points), mask, _sampled("boundary", boundary, edge))
+
+
+def _sampled(name: str, function: Any, points: Sequence[Tensor]) -> Tensor:
+    """The function at the points, or a number at all of them."""
+    values = torch.as_tensor(function(*points) if callable(function) else function, dtype=torch.float64).detach()
+    if values.ndim and values.shape != points[0].shape:
+        raise ValueError(f"the {name} gives shape {tuple(values.shape)} for points of shape {tuple(points[0].shape)}")
+    return values.expand(points[0].shape).clone()
 
 
 def from_points(

@@ -11,15 +11,18 @@ Everything is batched over points and tangents and differentiable by an ordinary
 kind                         operations (functions, methods and operators; ``supported_operations()`` lists all)
 ===========================  ==================================================================================
 elementwise, recurrence      + - * / ** exp expm1 log log1p sin cos tan sinh cosh tanh sigmoid softplus logsigmoid
-                             sqrt rsqrt reciprocal square erf gelu silu mish atan asin acos
+                             sqrt rsqrt reciprocal square erf gelu silu mish atan atan2 asin acos
 elementwise, Faa di Bruno    asinh acosh atanh lgamma digamma erfc i0 … elu selu celu, and ``taylor.elementwise(f)``
-piecewise                    abs relu leaky_relu where maximum minimum clamp (relu warns for order 2 and above)
+piecewise                    abs relu leaky_relu prelu where maximum minimum clamp (relu warns for order 2 and above)
 linear                       indexing reshape view flatten transpose permute sum mean cat stack split expand roll
-                             cumsum conv1d conv2d …
-product                      linear matmul einsum
-composed                     softmax log_softmax logsumexp norm layer_norm
+                             cumsum conv1d conv2d conv_transpose2d …
+product                      linear matmul einsum addmm baddbmm prod
+composed                     softmax log_softmax logsumexp norm var std glu layer_norm batch_norm (of a model in eval)
 primal only                  comparisons, shape, detach, zeros_like …
 ===========================  ==================================================================================
+
+Without a rule, among others: amax and sort, fft, solve and inverse of matrices, attention. They raise
+NotImplementedError, which names the operation.
 
 Griewank and Walther, *Evaluating Derivatives* (2008), chapter 13; Bettencourt, Johnson, Duvenaud, *Taylor-mode
 automatic differentiation for higher-order derivatives in JAX* (2019); the sparse jets of Shi, Hu, Lin, Kawaguchi,

@@ -146,6 +146,11 @@ def _xlogy(x: Any, y: Any) -> TaylorTensor:
     return multiply(x, apply(rules.log, constant(y, first((x, y)))))
 
 
+@table("elementwise, recurrence", "atan2", "arctan2")
+def _atan2(y: Any, x: Any) -> TaylorTensor:
+    return apply(rules.atan2, y, x)
+
+
 @table("elementwise, recurrence", "addcmul")
 def _addcmul(x: Any, a: Any, b: Any, *, value: float = 1.0) -> TaylorTensor:
     return add(x, multiply(a, b), alpha=value)
@@ -177,6 +182,16 @@ def _relu(x: TaylorTensor, inplace: bool = False) -> TaylorTensor:
 def _leaky_relu(x: TaylorTensor, negative_slope: float = 0.01, inplace: bool = False) -> TaylorTensor:
     _warn("leaky_relu", x)
     return apply(lambda s: _mask(torch.where(s[0] > 0, torch.ones_like(s[0]), negative_slope), s), x)
+
+
+@table("piecewise", "prelu")
+def _prelu(x: Any, weight: Any) -> TaylorTensor:
+    """One weight, or one for each channel of axis 1."""
+    if isinstance(x, TaylorTensor):
+        _warn("prelu", x)
+    if weight.numel() > 1 and x.ndim > 1:
+        weight = weight.reshape(-1, *(1,) * (x.ndim - 2))
+    return _where((x.primal if isinstance(x, TaylorTensor) else x) > 0, x, multiply(weight, x))
 
 
 @table("piecewise", "abs", "absolute", "__abs__")

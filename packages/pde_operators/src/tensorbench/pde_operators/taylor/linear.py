@@ -95,7 +95,7 @@ def _convolution(name: str) -> Callable[..., Any]:
     return rule
 
 
-for _name in ("conv1d", "conv2d", "conv3d"):
+for _name in ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
     table("linear", _name)(_convolution(_name))
 
 

@@ -72,6 +72,27 @@ def _matmul(a: Any, b: Any) -> TaylorTensor:
     return OPERATIONS["reshape"](out, primal_shape) if out.shape != primal_shape else out
 
 
+@table("product", "addmm", "baddbmm", "addmv")
+def _add_product(bias: Any, a: Any, b: Any, *, beta: float = 1.0, alpha: float = 1.0) -> TaylorTensor:
+    moves = isinstance(a, TaylorTensor) or isinstance(b, TaylorTensor)
+    return add(bias if beta == 1 else beta * bias, _matmul(a, b) if moves else a @ b, alpha=alpha)
+
+
+@table("product", "prod")
+def _prod(x: TaylorTensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> TaylorTensor:
+    """Halves times each other: no quotient, so that zeros are no trouble."""
+    if dim is None:
+        x, dim = OPERATIONS["flatten"](x), 0
+    if x.shape[dim] == 0:
+        return constant(x.primal.prod(dim, keepdim), x)
+    narrow = OPERATIONS["narrow"]
+    while (length := x.shape[dim]) > 1:
+        half = length // 2
+        pairs = multiply(narrow(x, dim, 0, half), narrow(x, dim, half, half))
+        x = OPERATIONS["cat"]([pairs, narrow(x, dim, length - 1, 1)], dim) if length % 2 else pairs
+    return x if keepdim else OPERATIONS["squeeze"](x, dim)
+
+
 @table("product", "inner")
 def _inner_product(a: Any, b: Any) -> TaylorTensor:
     """Over the last axis of both, where ``matmul`` takes the last of one and the last but one of the other."""
@@ -181,6 +202,51 @@ def _vector_norm(x: TaylorTensor, ord: Any = 2, dim: Any = None, keepdim: bool =
     if ord != 2:
         raise NotImplementedError(f"norm of order {ord!r} has no Taylor rule; the Euclidean one has")
     return apply(rules.sqrt, summed(apply(rules.square, x), dim, keepdim))
+
+
+@table("composed", "var")
+def _var(
+    x: TaylorTensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> TaylorTensor:
+    if isinstance(dim, bool):  # torch.var(x, unbiased)
+        dim, unbiased = None, dim
+    centred = subtract(x, summed(x, dim, True, mean=True))
+    total = summed(apply(rules.square, centred), dim, keepdim)
+    count = x.numel() // max(total.numel(), 1)
+    return divide(total, max(count - (float(unbiased) if correction is None else correction), 0.0))
+
+
+@table("composed", "std")
+def _std(x: TaylorTensor, *args: Any, **kwargs: Any) -> TaylorTensor:
+    return apply(rules.sqrt, _var(x, *args, **kwargs))
+
+
+@table("composed", "glu")
+def _glu(x: TaylorTensor, dim: int = -1) -> TaylorTensor:
+    value, gate = OPERATIONS["chunk"](x, 2, dim)
+    return multiply(value, apply(rules.sigmoid, gate))
+
+
+@table("composed", "batch_norm")
+def _batch_norm(
+    x: TaylorTensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> TaylorTensor:
+    """With the moments that were kept, one affine map a channel."""
+    if training:
+        raise NotImplementedError(
+            "batch_norm has no Taylor rule while it takes moments of the batch; call model.eval()"
+        )
+    channels = lambda values: values.reshape(-1, *(1,) * (x.ndim - 2))  # noqa: E731
+    out = multiply(subtract(x, channels(running_mean)), channels((running_var + eps).rsqrt()))
+    out = out if weight is None else multiply(out, channels(weight))
+    return out if bias is None else add(out, channels(bias))
 
 
 @table("composed", "layer_norm")

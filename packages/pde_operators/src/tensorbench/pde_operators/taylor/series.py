@@ -303,6 +303,14 @@ def acos(x: Series) -> Series:
     return [_start(x).acos(), *scale(asin(x), -1.0)[1:]]
 
 
+def atan2(y: Series, x: Series) -> Series:
+    """The angle θ of (x, y): θ′ = (x y′ - y x′) / (x² + y²)."""
+    squared = add(square(x), square(y))
+    start = torch.atan2(_start(y), _start(x))
+    one = integral(y, div(x, squared), start)
+    return add(one, [None, *integral(x, scale(div(y, squared), -1.0), start)[1:]])
+
+
 # --- any other function --------------------------------------------------------------------------------------------
 
 
