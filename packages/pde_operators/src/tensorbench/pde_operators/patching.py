@@ -128,8 +128,8 @@ class MultigridPatching2D:
         if y is None or self.stitching:
             return torch.cat(views, dim=1), whole
         self._divides(y.shape[2:])
-        indices = (patch_indices(n, self.levels, 0, 0, y.device) for n in y.shape[2:])
-        return torch.cat(views, dim=1), cut(y, *indices, None if numbers is None else numbers.to(y.device))
+        rows, columns = (patch_indices(n, self.levels, 0, 0, y.device) for n in y.shape[2:])
+        return torch.cat(views, dim=1), cut(y, rows, columns, None if numbers is None else numbers.to(y.device))
 
     def crop(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """Patches without halo, of a domain of ``grid`` points.
