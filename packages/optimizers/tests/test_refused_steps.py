@@ -219,6 +219,12 @@ def test_torchs_own_inside_refuse_the_state_of_another_model(make, inner):
     assert again.param_groups[0]["lr"] == 0.2
 
 
+@pytest.mark.parametrize("make", JOINT.values(), ids=JOINT)
+def test_lbfgs_is_no_member(make):
+    with pytest.raises(ValueError, match="L-BFGS"):
+        make(parameter(3, 4), parameter(2, 2), torch.optim.LBFGS)
+
+
 def test_lbfgs_is_refused_the_state_of_another_model():
     def used(size):
         p = filled(parameter(size), 1.0)

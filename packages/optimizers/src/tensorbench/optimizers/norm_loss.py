@@ -295,8 +295,8 @@ class DecoupledNormLoss(Joint):
         Raises:
             ValueError: the state is of another model; nothing has changed.
         """
-        self._load_members([state_dict["optimizer"]])
         own = state_dict["norm_loss"]
+        self._load_members([state_dict["optimizer"]])
         self.factor, self.target, self.eps = own["factor"], own["target"], own["eps"]
 
 

@@ -12,11 +12,17 @@ from .base import check_members, check_state, checked_loss
 
 
 class Joint(torch.optim.Optimizer):
-    """An optimizer made of others: its groups and state are theirs as they are now, so that torch's schedules hold."""
+    """An optimizer made of others: its groups and state are theirs as they are now, so that torch's schedules hold.
+
+    Raises:
+        ValueError: L-BFGS among them, which takes a closure of its own.
+    """
 
     members: tuple[torch.optim.Optimizer, ...]
 
     def __init__(self, *members: torch.optim.Optimizer) -> None:
+        if any(isinstance(member, torch.optim.LBFGS) for member in members):
+            raise ValueError("L-BFGS evaluates the loss several times a step and cannot share its closure with others")
         # Not torch's __init__, which would make groups and a state of its own: as if it came out of a pickle.
         super().__setstate__({"members": members, "defaults": {}})
 
