@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,24 @@ def test_all_installs_every_extra(package):
     assert listed == set(extras) - {"all"}
 
 
+def import_statements(path: Path, *, inside_functions: bool = True) -> Iterator[tuple[int, str]]:
+    """Every module named by an import statement of the file, with its level: 0 where it is absolute."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if not inside_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.level, node.module
+            yield from ((node.level, f"{node.module}.{alias.name}") for alias in node.names)
+        pending += ast.iter_child_nodes(node)
+
+
 def imports(path: Path) -> set[str]:
     """Every module named by an import statement of the file, absolute or relative to nothing."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return {name for _, name in import_statements(path)}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -103,20 +113,10 @@ def test_methods_know_nothing_of_the_workflow(package):
         assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
 
 
-def third_party(tree: ast.AST, *, inside_functions: bool) -> set[str]:
+def third_party(path: Path, *, inside_functions: bool) -> set[str]:
     """First names of the imported modules that are neither Python's nor the workspace's."""
-    found: set[str] = set()
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        if not inside_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
-        pending += ast.iter_child_nodes(node)
-    return found - sys.stdlib_module_names - {"tensorbench"}
+    statements = import_statements(path, inside_functions=inside_functions)
+    return {name.split(".")[0] for level, name in statements if level == 0} - sys.stdlib_module_names - {"tensorbench"}
 
 
 def declared(package: str) -> tuple[set[str], set[str]]:
@@ -134,9 +134,8 @@ def test_whatever_is_imported_is_declared(package):
     """What a module needs to be read comes with the package; functions and experiments may need an extra."""
     plain, extra = declared(package)
     for path in (ROOT / "packages" / package / "src").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        needed = set() if "experiments" in path.parts else third_party(tree, inside_functions=False)
-        for module in third_party(tree, inside_functions=True):
+        needed = set() if "experiments" in path.parts else third_party(path, inside_functions=False)
+        for module in third_party(path, inside_functions=True):
             names = {canonicalize_name(name) for name in DISTRIBUTIONS.get(module, [module])}
             where = f"{path.relative_to(ROOT)} imports {module}, of {', '.join(names)}"
             assert names & (plain | extra), f"{where}, which {package}/pyproject.toml does not declare"

@@ -42,10 +42,16 @@ def as_tensor(x: ArrayLike) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float64)
 
 
+_KINDS: dict[str, type[_Format]] = {}
+
+
 class _Format:
     """What all formats share; a subclass names its arrays in `arrays()` and rebuilds itself in `from_arrays`."""
 
     kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        _KINDS[cls.kind] = cls  # for `load`
 
     def arrays(self) -> list[Tensor]:
         raise NotImplementedError
@@ -288,8 +294,7 @@ class TT(TR):
         return TTTensor(_to_backend(self.cores))
 
 
-_KINDS: dict[str, type[_Format]] = {cls.kind: cls for cls in (CP, Tucker, TT, TR)}
-_ELSEWHERE = {  # formats that add themselves to _KINDS when their module is imported
+_ELSEWHERE = {  # formats that are there when their module is imported
     "multiple": "tensorbench.decomposition.functional.multiple",
     "chebtuck": "tensorbench.decomposition.functional.chebtuck",
     "network": "tensorbench.decomposition.network.container",
@@ -309,7 +314,7 @@ def load(path: str | Path) -> _Format:
         if kind in _ELSEWHERE:
             import_module(_ELSEWHERE[kind])
         if kind not in _KINDS:
-            raise ValueError(unknown("tensor format", kind, [*_KINDS, *_ELSEWHERE]))
+            raise ValueError(unknown("tensor format", kind, list(_KINDS | _ELSEWHERE)))
         return _KINDS[kind].from_arrays([file[f"array{k}"] for k in range(int(file["count"]))])
 
 

@@ -356,9 +356,10 @@ class ConvSpectral(Norm):
         return 2 + self.spatial
 
     def check(self, W):
-        if self.transposed and super().check(W).shape[-self.axes] % self.groups:
+        super().check(W)
+        if self.transposed and W.shape[-self.axes] % self.groups:
             raise ValueError(f"{W.shape[-self.axes]} input channels do not make {self.groups} groups")
-        return super().check(W)
+        return W
 
     def _taps(self, W: Tensor) -> Tensor:
         """(..., taps, out, in)."""

@@ -54,11 +54,10 @@ class Joint(torch.optim.Optimizer):
 
     def _load_members(self, states: Sequence[dict[str, Any]]) -> None:
         """All of the states or, where one is refused, none."""
-        for member, state in zip(self.members, states, strict=True):
-            check_state(member, state)
         before = [member.state_dict() for member in self.members]
         try:
             for member, state in zip(self.members, states, strict=True):
+                check_state(member, state)
                 member.load_state_dict(state)
         except BaseException:
             for member, state in zip(self.members, before, strict=True):

@@ -31,10 +31,18 @@ def largest_rank(params: Callable[[int], int], budget: int, top: int = 100_000) 
     return rank
 
 
-def cp(tensor: Float[np.ndarray, ...], dims: Sequence[int], budget: int, *, seed: int, iterations: int) -> Fitted:
+def cp(
+    tensor: Float[np.ndarray, ...],
+    dims: Sequence[int],
+    budget: int,
+    *,
+    seed: int,
+    iterations: int,
+    init: str = "random",
+) -> Fitted:
     """CP by TensorLy's ``parafac`` (ALS)."""
     rank = largest_rank(lambda r: r * sum(dims), budget)
-    fitted = parafac(tensor, rank, n_iter_max=iterations, init="random", random_state=seed, tol=1e-7)
+    fitted = parafac(tensor, rank, n_iter_max=iterations, init=init, random_state=seed, tol=1e-7)
     return tl.cp_to_tensor(fitted), rank * sum(dims)
 
 

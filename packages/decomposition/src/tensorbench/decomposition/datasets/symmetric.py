@@ -139,8 +139,7 @@ def kinetic_and_il2(*, seed: int) -> dict[str, np.ndarray]:
     il2 = il2_response(seed=0)
     count = np.sum(np.isfinite(il2), axis=0)
     mean = np.where(count > 0, np.nansum(il2, axis=0) / np.maximum(count, 1), np.nanmean(il2))
-    out = {"kinetic": kinetic(seed=0), "il2": np.where(np.isfinite(il2), il2, mean)}
-    return out
+    return {"kinetic": kinetic(seed=0), "il2": np.where(np.isfinite(il2), il2, mean)}
 
 
 @dataset(title="Moment tensor of a mixture", source="generated here", licence="Apache-2.0", generated=True, cache=False)

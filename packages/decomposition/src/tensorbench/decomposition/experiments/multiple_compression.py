@@ -114,15 +114,10 @@ def tucker(X: np.ndarray, budget: int, run: Run, iterations: int) -> tuple[float
 
 def cp_als(X: np.ndarray, budget: int, run: Run, iterations: int) -> tuple[float, int]:
     """TensorLy's ALS at the largest rank, the better of a random and a spectral start (the other formats have both)."""
-    import tensorly as tl
-    from tensorly.decomposition import parafac
+    from tensorbench.decomposition.baselines.networks import cp
 
-    rank = largest_rank(lambda r: r * sum(X.shape), budget)
-    errors = []
-    for init in ("random", "svd"):
-        fitted = parafac(X, rank, n_iter_max=iterations, init=init, random_state=run.seed, tol=1e-7)
-        errors.append(_relative(X, tl.cp_to_tensor(fitted)))
-    return min(errors), rank * sum(X.shape)
+    fits = [cp(X, X.shape, budget, seed=run.seed, iterations=iterations, init=init) for init in ("random", "svd")]
+    return min((_relative(X, approximation), params) for approximation, params in fits)
 
 
 def _train_ranks(X: np.ndarray, budget: int) -> list[tuple[int, ...]]:

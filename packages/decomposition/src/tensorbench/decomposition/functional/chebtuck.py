@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tensorbench.decomposition.formats import _KINDS, Tucker, _Format
+from tensorbench.decomposition.formats import Tucker, _Format
 from tensorbench.decomposition.functional import chebyshev
 from tensorbench.decomposition.functional.truncation import hosvd_tol
 from tensorbench.decomposition.linalg import multiply
@@ -308,9 +308,6 @@ class ChebTucker(_Format):
     def _same_box(self, other: ChebTucker) -> None:
         if self.domain.shape != other.domain.shape or not np.allclose(self.domain, other.domain, rtol=1e-14, atol=0):
             raise ValueError(f"boxes {self.domain.tolist()} and {other.domain.tolist()} differ; use one box")
-
-
-_KINDS[ChebTucker.kind] = ChebTucker  # so that formats.load reads it too
 
 
 def _at_nodes(columns: Float[np.ndarray, "m _"], transform: Any) -> Float[np.ndarray, "m _"]:

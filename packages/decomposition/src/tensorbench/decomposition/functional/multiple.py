@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tensorbench.decomposition.formats import _KINDS, CP, TR, Tucker, _Format, as_tensor
+from tensorbench.decomposition.formats import CP, TR, Tucker, _Format, as_tensor
 from tensorbench.decomposition.linalg import squared_singular_values, tails
 
 
@@ -210,9 +210,6 @@ class MultipleTensor(_Format):
             bases.append(q)
             small.append(r.reshape(-1, *moved.shape[1:]).movedim(0, n))
         return Tucker(MultipleTensor(tuple(small)).full(), tuple(bases))
-
-
-_KINDS[MultipleTensor.kind] = MultipleTensor  # so that formats.load reads it too
 
 
 def _spread(matrix: Tensor, mode: int, used: Sequence[int], short: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import opt_einsum
 from torch import Tensor
 
-from tensorbench.decomposition.formats import _KINDS, _Format, as_tensor
+from tensorbench.decomposition.formats import _Format, as_tensor
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,6 @@ class TensorNetwork(_Format):
         from .convert import from_tensorly
 
         return from_tensorly(tensor)
-
-
-_KINDS[TensorNetwork.kind] = TensorNetwork  # so that formats.load reads it too
 
 
 def _labels(ranks: np.ndarray) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

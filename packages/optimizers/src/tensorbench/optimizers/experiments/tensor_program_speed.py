@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,15 +47,12 @@ def interpreter(
         return cost.seconds
 
     seconds(min(samples), min(images))  # the first call of a process is slower
-    found = {}
-    for count, inputs in [(image_samples, inputs) for inputs in images] + [(count, max(images)) for count in samples]:
-        if (count, inputs) not in found:
-            found[count, inputs] = seconds(count, inputs)
+    once = functools.cache(seconds)  # the two curves may share a point
     for inputs in images:
-        run.log(step=inputs, inputs_seconds=found[image_samples, inputs])
+        run.log(step=inputs, inputs_seconds=once(image_samples, inputs))
     for count in samples:
-        run.log(step=count, limit_seconds=found[count, max(images)])
-    run.log(limit_100k_seconds=found[max(samples), max(images)])
+        run.log(step=count, limit_seconds=once(count, max(images)))
+    run.log(limit_100k_seconds=once(max(samples), max(images)))
 
     x, y = (part[:64] for part in prepare(data).train)
     x = x.flatten(1)

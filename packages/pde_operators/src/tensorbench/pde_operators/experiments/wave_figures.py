@@ -12,18 +12,8 @@ from tensorbench.core import plotting
 from tensorbench.core import records as rec
 
 _IN_MAPS = ("dense", "oneway_2", "fno")
-_UNTRAINED = ("uniform_medium", "persistence")
-_IN_ROLLOUTS = (
-    "dense",
-    "oneway_1",
-    "oneway_2",
-    "oneway_4",
-    "depthwise",
-    "fno",
-    "tfno",
-    "uniform_medium",
-    "persistence",
-)
+UNTRAINED = ("uniform_medium", "persistence")
+_IN_ROLLOUTS = ("dense", "oneway_1", "oneway_2", "oneway_4", "depthwise", "fno", "tfno", *UNTRAINED)
 
 
 def weights(records: pd.DataFrame) -> Figure:
@@ -38,7 +28,7 @@ def weights(records: pd.DataFrame) -> Figure:
     for method, part in records.groupby("method", sort=False):
         if method == "posthoc_cp":
             continue
-        if method in _UNTRAINED:  # no place on an axis of weights
+        if method in UNTRAINED:  # no place on an axis of weights
             look = plotting.style(str(method)) | {"marker": ""}
             ax.axhline(part["one_step_error"].mean(), **look)
             continue

@@ -57,7 +57,6 @@ METHODS: dict[str, Any] = {
     "uniform_medium": None,
     "persistence": None,
 }
-UNTRAINED = ("uniform_medium", "persistence")
 EVERY = 4  # one-step errors are averaged over every 4th time
 MAIN_RANK = 2  # of one-way layers: the largest that keeps below 0.35 of the dense weights
 SHOWN = (1, 10, 40)  # snapshots of the rollouts that are kept for the maps
@@ -94,8 +93,8 @@ def in_stages(network: nn.Module) -> nn.Module:
 def run(run: Run) -> None:
     """Train, where there is something to train, and measure."""
     data: WaveData = run.dataset.load(0)  # the same waves for all seeds, which are those of training
-    if run.method.uses in UNTRAINED:
-        parts = {name: fields_of(data, name, run.device) for name in ("train", "valid", "test", "beyond")}
+    parts = {name: fields_of(data, name, run.device) for name in ("train", "valid", "test", "beyond")}
+    if run.method.uses in wave_figures.UNTRAINED:
         model = untrained(run.method.uses, data).to(run.device)
         run.log(valid_error=one_step_error(model, *parts["valid"], EVERY))
         _measure(run, model, parts, data)
@@ -105,7 +104,6 @@ def run(run: Run) -> None:
     protocol = {key: options.pop(key) for key in training if key in options}
     steps, trial_steps, fine = options.pop("steps"), options.pop("trial_steps"), options.pop("fine_tune", 0)
     ranks = options.pop("ranks", [])
-    parts = {name: fields_of(data, name, run.device) for name in ("train", "valid", "test", "beyond")}
     generator = run.generator
     network = make_network(run.method.uses, generator, **options).to(run.device)
     model = WaveSimulator.of(network, *parts["train"], base="none").to(run.device)
